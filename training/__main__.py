@@ -1,0 +1,62 @@
+"""``python -m training COMMAND``: the command line of the training half.
+
+Each command is a module of ``training.commands`` with ``parser()`` and ``run(args)``; only the one asked for is
+imported, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from vpr_kd_ros.errors import VprError, did_you_mean
+
+COMMANDS = {
+    "simulate": "make the simulated town and write its drives as sessions",
+    "drive": "drive the simulated town as a robot that publishes camera, LiDAR and odometry (needs ROS 2)",
+    "ingest": "turn recorded bags into sessions",
+    "teach": "train a teacher (LiDAR, or LiDAR and camera) on the labelled sessions",
+    "distill": "train a camera student, with a teacher's relations on every session or without",
+    "evaluate": "measure recall between traverses for a trained model",
+    "export": "write a trained student as the artefact that the robot loads",
+    "demo": "the whole mission on the simulated town, with a report",
+}
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        ["usage: python -m training COMMAND [options]", "", *lines, "", "python -m training COMMAND --help tells more."]
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns the exit status: 0 done, 1 an error the user can mend, 2 a wrong command line."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}{did_you_mean(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
+        return 2
+    command = importlib.import_module(f"training.commands.{name}")
+    try:
+        command.run(command.parser().parse_args(rest))
+    except VprError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing is wrong, and nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

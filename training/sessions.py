@@ -1,0 +1,315 @@
+"""Sessions: drives cut into keyframes, the one data format that training, distillation and evaluation read.
+
+A session is a folder::
+
+    session.json        schema, name, region, condition, sources, topics, calibration, drops, time offsets
+    keyframes.parquet   one row per keyframe (see ``COLUMNS``)
+    images/000000.jpg   camera images, RGB once decoded
+    clouds/000000.npz   ``points``, (M, 3) float32, metres, LiDAR points in the robot's base frame (x forward, z up)
+    labels/000000.png   optional: the semantic class of each pixel, uint8, see ``CLASSES``
+
+A session whose keyframes all have poses is *labelled*; one without poses (a drive that was simply recorded) is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geometry import Floats, Ints, Pose, yaw_from_quaternion
+
+SCHEMA = 1
+CLASSES = ("vegetation", "dynamic", "sky", "ground", "buildings", "other")
+"""StructVPR's six semantic classes; a label image holds indices into this tuple."""
+
+COLUMNS = pa.schema(
+    [
+        ("stamp_ns", pa.int64()),
+        ("cloud_stamp_ns", pa.int64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("z", pa.float64()),
+        ("qx", pa.float64()),
+        ("qy", pa.float64()),
+        ("qz", pa.float64()),
+        ("qw", pa.float64()),
+        ("image", pa.string()),
+        ("cloud", pa.string()),
+        ("labels", pa.string()),
+    ]
+)
+POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What ``session.json`` holds.
+
+    Attributes:
+        name: unique among the sessions that are used together.
+        region: sessions of one region share a map frame; positions of different regions are never compared.
+        condition: light, weather or season, as the owner named it.
+        frame_id: the frame of the poses; empty when the session has none.
+        sources: where it came from: paths, sizes, hashes, or the simulator's settings and seed.
+        topics: role (camera, lidar, pose) to topic.
+        calibration: whatever calibration the source had.
+        drops: reason to count of frames that did not become keyframes.
+        offsets_ms: camera minus LiDAR stamp of each pair, milliseconds.
+    """
+
+    name: str
+    region: str
+    condition: str = "unknown"
+    frame_id: str = ""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    topics: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    drops: dict[str, int] = field(default_factory=dict)
+    offsets_ms: list[float] = field(default_factory=list)
+    schema: int = SCHEMA
+
+
+class Session:
+    """A session folder, opened for reading. Images and clouds are read when asked for.
+
+    Raises:
+        DataError: the folder is not a session, was written by a newer version, or is incomplete.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.info = _read_info(self.path / "session.json")
+        table = _read_keyframes(self.path / "keyframes.parquet")
+        self.stamps_ns: Ints = table["stamp_ns"].to_numpy()
+        self._images: list[str] = table["image"].to_pylist()
+        self._clouds: list[str | None] = table["cloud"].to_pylist()
+        self._labels: list[str | None] = table["labels"].to_pylist()
+        poses = np.stack([table[c].to_numpy().astype(np.float64) for c in POSE_COLUMNS], axis=1)
+        self.labelled: bool = len(poses) > 0 and bool(np.isfinite(poses).all())
+        """Whether every keyframe has a pose."""
+        self.positions: Floats = poses[:, :3]
+        """(N, 3) float64, metres; NaN without poses."""
+        self.quaternions: Floats = poses[:, 3:]
+        """(N, 4) float64 (x, y, z, w); NaN without poses."""
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def region(self) -> str:
+        return self.info.region
+
+    @property
+    def condition(self) -> str:
+        return self.info.condition
+
+    @property
+    def yaws(self) -> Floats:
+        """(N,) float64, heading in radians; NaN without poses."""
+        return yaw_from_quaternion(self.quaternions)
+
+    @property
+    def has_clouds(self) -> bool:
+        """Whether every keyframe has a LiDAR cloud."""
+        return all(cloud is not None for cloud in self._clouds)
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Camera image, RGB, (H, W, 3) uint8."""
+        path = self.path / self._images[index]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{path}: not a readable image (keyframe {index} of session {self.name!r})")
+        return np.asarray(image[:, :, ::-1], dtype=np.uint8)
+
+    def cloud(self, index: int) -> NDArray[np.float32]:
+        """LiDAR points in the base frame, (M, 3) float32, metres."""
+        name = self._clouds[index]
+        if name is None:
+            raise DataError(f"{self.path}: keyframe {index} has no LiDAR cloud")
+        path = self.path / name
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                points = archive["points"]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(f"{path}: not a readable cloud (wants an .npz with 'points'): {error}") from error
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise DataError(f"{path}: 'points' has shape {points.shape}, wants (M, 3)")
+        return np.asarray(points, dtype=np.float32)
+
+    def semantics(self, index: int) -> NDArray[np.uint8] | None:
+        """Class of each pixel (index into ``CLASSES``), (H, W) uint8, or None where the session has no labels."""
+        name = self._labels[index]
+        if name is None:
+            return None
+        labels = cv2.imread(str(self.path / name), cv2.IMREAD_UNCHANGED)
+        if labels is None or labels.ndim != 2:
+            raise DataError(f"{self.path / name}: not a readable single-channel label image")
+        return np.asarray(labels, dtype=np.uint8)
+
+    def pose(self, index: int) -> Pose | None:
+        """Pose of the robot's base in ``info.frame_id``, or None where the session has no poses."""
+        if not self.labelled:
+            return None
+        return Pose(self.positions[index], self.quaternions[index])
+
+
+class SessionWriter:
+    """Writes a session beside its place and moves it there when all of it is written.
+
+    Use as a context manager; if the block raises, nothing is left behind.
+
+    Raises:
+        DataError: the folder exists already, or some keyframes have poses and others have none.
+    """
+
+    def __init__(self, path: str | Path, info: SessionInfo, jpeg_quality: int = 95) -> None:
+        self.path = Path(path)
+        self.info = info
+        self._jpeg = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+        self._rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            raise DataError(f"{self.path}: exists already; remove it or choose another folder")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        for folder in ("images", "clouds", "labels"):
+            (self._work / folder).mkdir()
+
+    def __enter__(self) -> SessionWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(
+        self,
+        stamp_ns: int,
+        image: NDArray[np.uint8],
+        cloud: NDArray[np.float32] | None = None,
+        cloud_stamp_ns: int | None = None,
+        pose: Pose | None = None,
+        semantics: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Append one keyframe.
+
+        Args:
+            stamp_ns: of the image, nanoseconds.
+            image: RGB, (H, W, 3) uint8.
+            cloud: LiDAR points in the base frame, (M, 3) float32, metres.
+            cloud_stamp_ns: of the cloud; the image's when not given.
+            pose: of the base in ``info.frame_id``.
+            semantics: (H, W) uint8, indices into ``CLASSES``.
+        """
+        stem = f"{len(self._rows):06d}"
+        row: dict[str, Any] = {"stamp_ns": stamp_ns, "image": f"images/{stem}.jpg", "cloud": None, "labels": None}
+        self._write_image(row["image"], np.ascontiguousarray(image[:, :, ::-1]), self._jpeg)
+        if cloud is not None:
+            row["cloud"] = f"clouds/{stem}.npz"
+            row["cloud_stamp_ns"] = stamp_ns if cloud_stamp_ns is None else cloud_stamp_ns
+            np.savez(self._work / row["cloud"], points=np.asarray(cloud, dtype=np.float32).reshape(-1, 3))
+        if semantics is not None:
+            row["labels"] = f"labels/{stem}.png"
+            self._write_image(row["labels"], semantics, [])
+        if pose is not None:
+            row.update(zip(POSE_COLUMNS, (*pose.position.tolist(), *pose.quaternion.tolist()), strict=True))
+        self._rows.append(row)
+
+    def note(self, drops: Mapping[str, int], offsets_ms: Iterable[float]) -> None:
+        """Record what was dropped and the camera-LiDAR offsets, known only when the source is read through."""
+        self.info = SessionInfo(**{**asdict(self.info), "drops": dict(drops), "offsets_ms": list(offsets_ms)})
+
+    def _write_image(self, name: str, pixels: NDArray[np.uint8], options: list[int]) -> None:
+        if not cv2.imwrite(str(self._work / name), pixels, options):
+            raise DataError(f"{self._work / name}: could not be written")
+
+    def _finish(self) -> None:
+        posed = sum("x" in row for row in self._rows)
+        if posed not in (0, len(self._rows)):
+            raise DataError(f"{self.path}: {posed} of {len(self._rows)} keyframes have poses; all or none may")
+        if not posed:
+            self.info = SessionInfo(**{**asdict(self.info), "frame_id": ""})
+        table = pa.Table.from_pylist(self._rows, schema=COLUMNS)
+        pq.write_table(table, self._work / "keyframes.parquet")
+        (self._work / "session.json").write_text(json.dumps(asdict(self.info), indent=1) + "\n")
+        for folder in ("clouds", "labels"):
+            if not any((self._work / folder).iterdir()):
+                (self._work / folder).rmdir()
+        self._work.chmod(0o755)
+        os.rename(self._work, self.path)
+
+
+def load_sessions(paths: Iterable[str | Path]) -> list[Session]:
+    """Open the sessions in the given folders; a folder of sessions stands for all of them, sorted by name.
+
+    Raises:
+        DataError: a path holds no session, or two sessions share a name.
+    """
+    sessions: list[Session] = []
+    for given in paths:
+        path = Path(given)
+        if (path / "session.json").exists():
+            sessions.append(Session(path))
+            continue
+        inside = sorted(p.parent for p in path.glob("*/session.json")) if path.is_dir() else []
+        if not inside:
+            raise DataError(f"{path}: holds no session (no session.json in it or in its folders)")
+        sessions.extend(Session(p) for p in inside)
+    seen: dict[str, Path] = {}
+    for session in sessions:
+        if session.name in seen:
+            raise DataError(f"{session.path} and {seen[session.name]}: both sessions are named {session.name!r}")
+        seen[session.name] = session.path
+    return sessions
+
+
+def _read_info(path: Path) -> SessionInfo:
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path.parent}: not a session (no session.json)") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: not readable: {error}") from error
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise DataError(f"{path}: schema {schema!r}; this version reads up to {SCHEMA}: update vpr_kd_ros")
+    known = {f.name for f in fields(SessionInfo)}
+    if not {"name", "region"} <= set(values) or not set(values) <= known:
+        raise DataError(f"{path}: wants the keys {sorted(known)}, got {sorted(values)}")
+    return SessionInfo(**values)
+
+
+def _read_keyframes(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable keyframe table: {error}") from error
+    missing = [name for name in COLUMNS.names if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: lacks the columns {missing}")
+    return table

@@ -1,0 +1,88 @@
+"""The one image pre-processing, shared by training and robot.
+
+What is measured offline is what runs live: both sides resize and normalise through this module, and a student artefact
+carries the settings it was trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vpr_kd_ros.errors import DataError
+
+RESIZER = "torch.interpolate(bilinear, antialias, uint8)"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize to a fixed size, scale to [0, 1], normalise by channel.
+
+    Attributes:
+        height, width: network input, pixels.
+        mean, std: per channel, RGB, in units of [0, 1].
+        resizer: names the resize method; resizers differ by up to 0.03 in normalised units, so another one is refused.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resizer: str = RESIZER
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise DataError(f"preprocess: input size {self.height}x{self.width} is not positive")
+        if min(self.std) <= 0:
+            raise DataError(f"preprocess: std {self.std} must be positive")
+        if self.resizer != RESIZER:
+            raise DataError(f"preprocess: unknown resizer {self.resizer!r}; this version knows {RESIZER!r}")
+
+    def resize(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """Resize one RGB image, (H, W, 3) uint8, to (3, height, width) uint8."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise DataError(f"preprocess: wants an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        # from_numpy warns on read-only views (ROS messages); interpolate only reads, and a copy costs little.
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
+        if image.shape[:2] == (self.height, self.width):
+            return pixels.contiguous()
+        return torch.nn.functional.interpolate(
+            pixels[None], size=(self.height, self.width), mode="bilinear", antialias=True, align_corners=False
+        )[0]
+
+    def normalise(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalise (..., 3, height, width) uint8 to float32, on the batch's device."""
+        mean = torch.tensor(self.mean, device=batch.device).mul_(255.0).view(3, 1, 1)
+        scale = torch.tensor(self.std, device=batch.device).mul_(255.0).reciprocal_().view(3, 1, 1)
+        return (batch.to(torch.float32) - mean) * scale
+
+    def __call__(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """One RGB image, (H, W, 3) uint8, to network input, (3, height, width) float32."""
+        return self.normalise(self.resize(image))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            DataError: a key is missing or unknown, or a value is out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise DataError(f"preprocess: wants the keys {sorted(known)}, got {sorted(values)}")
+        return cls(
+            height=int(values["height"]),
+            width=int(values["width"]),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            resizer=str(values["resizer"]),
+        )
