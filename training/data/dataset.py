@@ -1,0 +1,102 @@
+"""All keyframes of several sessions, numbered through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.sessions import Session
+from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geometry import Floats, Ints
+from vpr_kd_ros.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The raw inputs of some keyframes, before augmentation.
+
+    Attributes:
+        images: (B, 3, H, W) uint8, resized, or None when nobody asked for images.
+        clouds: B tensors (M_i, 3) float32, metres, or None likewise.
+    """
+
+    images: torch.Tensor | None
+    clouds: list[torch.Tensor] | None
+
+
+class Keyframes:
+    """Keyframes of several sessions under one numbering, with their inputs in memory.
+
+    Resized images are small (96 x 128: 37 kB; 240 x 320: 230 kB), so that a data set of tens of thousands fits; they
+    are read once, when first asked for.
+
+    Args:
+        sessions: in the order that numbers the keyframes.
+        preprocess: resizes the images; None when only clouds are wanted.
+
+    Raises:
+        DataError: there is no keyframe, or clouds are wanted and a session has none (on first use).
+    """
+
+    def __init__(self, sessions: Sequence[Session], preprocess: Preprocess | None) -> None:
+        self.sessions = list(sessions)
+        self.preprocess = preprocess
+        lengths = [len(session) for session in self.sessions]
+        if sum(lengths) == 0:
+            raise DataError("the sessions hold no keyframe")
+        self.session_of: Ints = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+        self.frame_of: Ints = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
+        regions = {name: number for number, name in enumerate(sorted({s.region for s in self.sessions}))}
+        self.region_of: Ints = np.array([regions[s.region] for s in self.sessions], dtype=np.int64)[self.session_of]
+        self.positions: Floats = np.concatenate([s.positions for s in self.sessions])
+        self.yaws: Floats = np.concatenate([s.yaws for s in self.sessions])
+        self.labelled: NDArray[np.bool_] = np.asarray(np.isfinite(self.positions).all(axis=1))
+        self._images: torch.Tensor | None = None
+        self._clouds: list[torch.Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.session_of)
+
+    @property
+    def images(self) -> torch.Tensor:
+        """(N, 3, H, W) uint8, resized; read on first use."""
+        if self._images is None:
+            preprocess = self.preprocess
+            if preprocess is None:
+                raise DataError("these keyframes were opened without images")
+            with ThreadPoolExecutor() as pool:
+                reads = pool.map(lambda i: preprocess.resize(self._session(i).image(self._frame(i))), range(len(self)))
+                self._images = torch.stack(list(tqdm(reads, "reading images", len(self), unit="image", leave=False)))
+        return self._images
+
+    @property
+    def clouds(self) -> list[torch.Tensor]:
+        """N tensors (M_i, 3) float32, metres; read on first use."""
+        if self._clouds is None:
+            without = [s.name for s in self.sessions if not s.has_clouds]
+            if without:
+                raise DataError(f"LiDAR clouds are needed, but these sessions have none: {', '.join(without)}")
+            with ThreadPoolExecutor() as pool:
+                reads = pool.map(lambda i: torch.from_numpy(self._session(i).cloud(self._frame(i))), range(len(self)))
+                self._clouds = list(tqdm(reads, "reading clouds", len(self), unit="cloud", leave=False))
+        return self._clouds
+
+    def frames(self, indices: Sequence[int] | Ints, images: bool, clouds: bool) -> Frames:
+        """The inputs of the keyframes at ``indices``."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return Frames(
+            images=self.images[torch.from_numpy(rows)] if images else None,
+            clouds=[self.clouds[i] for i in rows] if clouds else None,
+        )
+
+    def _session(self, index: int) -> Session:
+        return self.sessions[int(self.session_of[index])]
+
+    def _frame(self, index: int) -> int:
+        return int(self.frame_of[index])

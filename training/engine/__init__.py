@@ -1,0 +1,1 @@
+"""The training loop, its runs and what they are configured with."""

@@ -1,0 +1,134 @@
+"""What a training run is configured with; every key, its default and its unit in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jsonargparse
+import yaml
+
+from training.data.augment import CloudAugmentation, ImageAugmentation
+from training.data.pairing import Pairing
+from training.data.samplers import BatchConfig
+from vpr_kd_ros.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network.
+
+    Attributes:
+        name: one of ``training.models.MODELS``.
+        options: its constructor's arguments; an unknown one is an error.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Which distillation.
+
+    Attributes:
+        name: one of ``training.distillation.METHODS``, or ``none`` for a student that learns by itself.
+        options: its constructor's arguments; an unknown one is an error.
+    """
+
+    name: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The task loss: a triplet margin loss on places (see ``training.engine.task``).
+
+    Attributes:
+        margin: of the triplet loss, in units of the descriptors' distance.
+        batch_all: share of the steps, at the start, with every triplet that violates the margin instead of the hardest
+            one an anchor; batch-hard from scratch on small data collapses without it.
+        normalise: compare descriptors of length one; the papers compare them as they are.
+        weight: of the task loss in the sum.
+    """
+
+    margin: float = 0.2
+    batch_all: float = 0.0
+    normalise: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        model: the network to train.
+        method: the distillation, when a teacher is given.
+        height, width: image input, pixels.
+        steps: optimiser steps.
+        validate_every: steps between measurements on the validation region; the best checkpoint is kept.
+        learning_rate: Adam's, for image layers.
+        cloud_learning_rate: Adam's, for layers that read clouds.
+        weight_decay: of Adam.
+        schedule: ``cosine`` to zero, or ``step``: a tenth after two thirds of the steps, as DistilVPR (epoch 40 of 60).
+        clip_norm: largest gradient norm; 0 for no limit.
+        precision: as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        seed: of weights, batches and augmentation.
+        radius_m: within which a match is right when validating, metres.
+    """
+
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    task: TaskConfig = TaskConfig()
+    batch: BatchConfig = BatchConfig()
+    pairing: Pairing = Pairing()
+    image_augmentation: ImageAugmentation = ImageAugmentation()
+    cloud_augmentation: CloudAugmentation = CloudAugmentation()
+    height: int = 240
+    width: int = 320
+    steps: int = 2000
+    validate_every: int = 200
+    learning_rate: float = 1e-4
+    cloud_learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step"] = "cosine"
+    clip_norm: float = 0.0
+    precision: str = "32-true"
+    seed: int = 0
+    radius_m: float = 25.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.validate_every < 1:
+            raise ConfigError("training: steps and validate_every must be at least 1")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values for YAML and JSON."""
+    values: dict[str, Any] = dataclasses.asdict(config)
+    return values
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, None)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_object(dict(values)))
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ConfigError(f"configuration: {error}") from error
+    return kind(**vars(parsed))
+
+
+def save_yaml(config: Any, path: Path) -> None:
+    """Write the resolved configuration."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))

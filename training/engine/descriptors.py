@@ -1,0 +1,67 @@
+"""Descriptors of many keyframes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.data.dataset import Frames, Keyframes
+from training.engine.config import TrainConfig
+from training.models import EmbeddingModel
+from training.models.voxels import VoxelBatch, voxelise
+from vpr_kd_ros.preprocess import Preprocess
+
+
+def preprocess_of(config: TrainConfig) -> Preprocess:
+    """The image pre-processing of a run."""
+    return Preprocess(height=config.height, width=config.width)
+
+
+def model_inputs(
+    model: EmbeddingModel, frames: Frames, preprocess: Preprocess, device: torch.device
+) -> tuple[torch.Tensor | None, VoxelBatch | None]:
+    """What ``model`` is called with: normalised images (B, 3, H, W) float32 and voxels, each None where not used."""
+    images = None
+    if model.uses_images:
+        assert frames.images is not None
+        images = preprocess.normalise(frames.images.to(device))
+    voxels = None
+    if model.uses_clouds:
+        assert frames.clouds is not None
+        voxels = voxelise(frames.clouds, model.voxel_size).to(device)
+    return images, voxels
+
+
+@torch.inference_mode()
+def describe(
+    model: EmbeddingModel,
+    keyframes: Keyframes,
+    preprocess: Preprocess,
+    device: torch.device | str = "cpu",
+    batch_size: int = 32,
+    title: str = "describing",
+) -> NDArray[np.float32]:
+    """Descriptors of all keyframes as the model gives them, not normalised: (N, C) float32.
+
+    The model is used in evaluation mode and left in the mode it was in.
+    """
+    device = torch.device(device)
+    training = model.training
+    model.eval()
+    try:
+        rows = []
+        for start in tqdm(range(0, len(keyframes), batch_size), title, unit="batch", leave=False):
+            batch = range(start, min(start + batch_size, len(keyframes)))
+            frames = keyframes.frames(batch, model.uses_images, model.uses_clouds)
+            rows.append(model(*model_inputs(model, frames, preprocess, device)).float().cpu().numpy())
+    finally:
+        model.train(training)
+    return np.concatenate(rows)
+
+
+def split_by_session(keyframes: Keyframes, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Rows of all keyframes cut into one array per session, in the order of ``keyframes.sessions``."""
+    ends = np.cumsum([len(session) for session in keyframes.sessions])
+    return np.split(rows, ends[:-1])
