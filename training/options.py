@@ -1,0 +1,45 @@
+"""Building an object from a table of classes, a name and a mapping of options that a configuration file holds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vpr_kd_ros.errors import ConfigError, did_you_mean
+
+
+def choice(kind: str, value: str, known: Iterable[str]) -> str:
+    """Return ``value`` where it is one of ``known``.
+
+    Raises:
+        ConfigError: it is not; the message lists ``known`` and calls the value a ``kind``.
+    """
+    known = list(known)
+    if value not in known:
+        raise ConfigError(f"no {kind} {value!r}{did_you_mean(str(value), known)}; there is {', '.join(known)}")
+    return value
+
+
+def build(kind: str, table: Mapping[str, type], name: str, options: Mapping[str, Any]) -> Any:
+    """Return ``table[name](**options)``.
+
+    Args:
+        kind: what the table holds, for messages ("model", "distillation method").
+        table: classes by name.
+        name: the class to build.
+        options: keyword arguments of its constructor.
+
+    Raises:
+        ConfigError: no such name, an option that the class does not have, or one that it needs is not given.
+    """
+    choice(kind, name, table)
+    parameters = {key: p for key, p in inspect.signature(table[name]).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    for key in options:
+        if key not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise ConfigError(f"{kind} {name!r} has no option {key!r}{did_you_mean(key, parameters)}; it has: {known}")
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in options]
+    if missing:
+        raise ConfigError(f"{kind} {name!r} needs the option {', '.join(map(repr, missing))}")
+    return table[name](**options)
