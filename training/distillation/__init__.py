@@ -9,8 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.distillation.adaptor import Adaptor
+from training.distillation.csd import CSD
 from training.distillation.distilvpr import DistilVPR
+from training.distillation.epcnet import EPCNet
+from training.distillation.kd import KD
+from training.distillation.lsdnet import LSDNet
 from training.distillation.method import DistillationMethod
+from training.distillation.mkd import MKD
+from training.distillation.mse import MSE
 from training.distillation.rkd import RKD
 from training.options import build
 from vpr_kd_ros.errors import ConfigError
@@ -20,6 +26,12 @@ __all__ = ["METHODS", "Adaptor", "DistillationMethod", "build_method"]
 METHODS: dict[str, type[DistillationMethod]] = {
     "distilvpr": DistilVPR,
     "rkd": RKD,
+    "csd": CSD,
+    "lsdnet": LSDNet,
+    "mkd": MKD,
+    "kd": KD,
+    "epcnet": EPCNet,
+    "mse": MSE,
 }
 
 

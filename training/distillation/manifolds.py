@@ -28,7 +28,7 @@ LARGEST_RADIUS = 150.0
 """Largest sqrt(c) |v| that the hyperbolic distance tells apart: twice its square stays inside float64's exponent."""
 
 
-def _root_or_zero(squared: Tensor, floor: Tensor | float) -> Tensor:
+def root_or_zero(squared: Tensor, floor: Tensor | float = 0.0) -> Tensor:
     """Square root, with value and gradient zero where ``squared <= floor``."""
     # The inner `where` keeps the infinite slope at zero out of the backward pass: inf times 0 would be NaN.
     # The comparison is this way round so that NaN is passed on.
@@ -38,7 +38,7 @@ def _root_or_zero(squared: Tensor, floor: Tensor | float) -> Tensor:
 
 def normalise_rows(x: Tensor) -> Tensor:
     """Rows divided by their norm; zero rows, and their gradient, stay zero."""
-    norm = _root_or_zero(x.square().sum(dim=1, keepdim=True), 0.0)
+    norm = root_or_zero(x.square().sum(dim=1, keepdim=True))
     return x / torch.where(norm == 0, 1.0, norm)
 
 
@@ -52,7 +52,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 def euclidean_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|, Eq. 6."""
-    return _root_or_zero(squared_distances(x, y), 0.0)
+    return root_or_zero(squared_distances(x, y))
 
 
 def cosine_similarities(x: Tensor, y: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def hyperbolic_distances(x: Tensor, y: Tensor, curvature: float) -> Tensor:
     b = (root_c * norm_y.T).clamp(max=LARGEST_RADIUS)
     one_minus_cos = squared_distances(x / norm_x, y / norm_y) / 2
     squared = (a - b).sinh().square() + (2 * a).sinh() * (2 * b).sinh() * one_minus_cos / 2
-    return 2 / root_c * _root_or_zero(squared, SAME_POINT * (a.square() + b.square())).asinh()
+    return 2 / root_c * root_or_zero(squared, SAME_POINT * (a.square() + b.square())).asinh()
 
 
 def exp_map_origin(v: Tensor, curvature: float) -> Tensor:
@@ -110,5 +110,5 @@ def hyperbolic_distances_released(x: Tensor, y: Tensor, curvature: float) -> Ten
     squared = squared_distances(p, q)
     # |(-p) (+) q|² = |p - q|² / denominator, and 2 <p, q> = |p|² + |q|² - |p - q|².
     denominator = (1 - c * norm_p) * (1 - c * norm_q) + c * squared
-    moebius = _root_or_zero(squared * denominator, 0.0) / (denominator + 1e-5)
+    moebius = root_or_zero(squared * denominator) / (denominator + 1e-5)
     return 2 / math.sqrt(c) * (math.sqrt(c) * moebius).clamp(max=1 - 1e-5).atanh()

@@ -16,7 +16,7 @@ BLOCK_ENTRIES = 2**22
 
 
 def divide_by_mean(distances: Tensor) -> Tensor:
-    """Distances divided by the mean of those above zero (RKD, Eq. 6); all-zero distances stay zero."""
+    """Distances divided by the mean of those above zero (mu in RKD's section 3.2.1); all-zero distances stay zero."""
     positive = distances > 0
     count = positive.sum()
     # Summed rather than indexed, so that no value decides a shape; NaN is not hidden by the comparison.
@@ -25,7 +25,7 @@ def divide_by_mean(distances: Tensor) -> Tensor:
 
 
 def distance_loss(teacher: Tensor, student: Tensor, reduction: str = "mean") -> Tensor:
-    """Smooth-L1 between the two batches' distances, each divided by their mean (RKD, Eq. 5 to 8).
+    """Smooth-L1 between the two batches' distances, each divided by their mean (RKD, section 3.2.1).
 
     Args:
         teacher: (N, Ct).
@@ -38,7 +38,7 @@ def distance_loss(teacher: Tensor, student: Tensor, reduction: str = "mean") -> 
 
 
 def cosines_at(squared: Tensor, first: int, last: int) -> Tensor:
-    """Cosines of the angles at anchors j in [first, last): (J, N, N), entry [j, i, k] the angle i-j-k (RKD, Eq. 9).
+    """Cosines of the angles at anchors j in [first, last): (J, N, N), entry [j, i, k] the angle i-j-k (RKD, section 3.2.2).
 
     Args:
         squared: (N, N) squared Euclidean distances; the law of cosines needs nothing else.
@@ -55,7 +55,7 @@ def cosines_at(squared: Tensor, first: int, last: int) -> Tensor:
 def angle_loss(
     teacher: Tensor, student: Tensor, penalty: Penalty = F.smooth_l1_loss, reduction: str = "mean"
 ) -> Tensor:
-    """Penalty (smooth-L1 in RKD) between the cosines of all angles i-j-k of the two batches (RKD, Eq. 9 and 10).
+    """Penalty (smooth-L1 in RKD) between the cosines of all angles i-j-k of the two batches (RKD, section 3.2.2).
 
     There are N³ angles, so time grows with N³; memory does not: anchors j are taken in blocks whose angles are
     computed again in the backward pass (BLOCK_ENTRIES at a time, at least N²).
@@ -81,7 +81,7 @@ def angle_loss(
 
 
 class RKD(DistillationMethod):
-    """Distance-wise and angle-wise relations between the samples of a batch (Park et al., 2019, Eq. 5 to 11).
+    """Distance-wise and angle-wise relations between the samples of a batch (Park et al., 2019, section 3.2).
 
     Args:
         distance_weight, angle_weight: 1 and 2 are the paper's for metric learning. The angle takes O(N³) time; at
