@@ -1,0 +1,256 @@
+"""Recorded bags behind one face: rosbag2 folders (MCAP, sqlite3), single .mcap and .db3 files, rosbag1 .bag files.
+
+Needs no ROS. The messages that are read here have kept their definition through all releases of ROS 2, so a bag without
+definitions, or with a custom type that does not parse, is read like any other.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import yaml
+from rosbags.rosbag1 import Reader as Rosbag1Reader
+from rosbags.rosbag2 import Reader as Rosbag2Reader
+from rosbags.typesys import Stores, get_typestore
+
+from training.ingest.mcap_file import McapFile
+from vpr_kd_ros.errors import DataError
+
+SUFFIXES = (".mcap", ".db3", ".bag")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a bag: its type as ROS 2 writes it ("sensor_msgs/msg/Image"), encoding, and number of messages."""
+
+    name: str
+    type: str
+    encoding: str
+    count: int
+
+
+class _File(Protocol):
+    topics: dict[str, tuple[str, str, int]]
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]: ...
+
+
+class Bag:
+    """A bag, opened for reading; use as a context manager.
+
+    Attributes:
+        path: as it was given.
+        files: the files that hold the messages.
+        topics: name to ``Topic``.
+
+    Raises:
+        DataError: there is no bag, or nothing can be read of it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._notices: list[str] = []
+        metadata = self._metadata()
+        self.files = self._find_files(metadata)
+        self._expected: int | None = metadata.get("message_count")
+        self._stack = ExitStack()
+        try:
+            self._sources = self._open(metadata)
+            self.topics = self._merge_topics()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def message_count(self) -> int:
+        """Messages that the bag holds, as far as it can be read."""
+        return sum(topic.count for topic in self.topics.values())
+
+    @property
+    def notices(self) -> list[str]:
+        """What the owner should know about the bag; complete once it was read through."""
+        return [*self._notices, *(line for source in self._sources for line in self._damage_of(source))]
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+        """Topic, time of recording (ns) and serialized bytes of each message of the topics (None: all).
+
+        Nearly in the order of recording; the order is the same every time.
+
+        Raises:
+            DataError: a file that is not MCAP is damaged.
+        """
+        streams = [source.messages(topics) for source in self._sources]
+        if len(streams) > 1:
+            yield from heapq.merge(*streams, key=lambda message: message[1])
+        else:
+            yield from streams[0]
+
+    def decode(self, topic: str, data: bytes) -> Any:
+        """Message object of the serialized bytes.
+
+        Raises:
+            DataError: the bytes are not a message of the topic's type.
+        """
+        kind = self.topics[topic].type
+        try:
+            if self.topics[topic].encoding == "ros1":
+                return self._ros1.deserialize_ros1(data, kind)
+            return self._ros2.deserialize_cdr(data, kind)
+        except Exception as error:  # damaged bytes make the deserializer fail in as many ways as it has lines
+            raise DataError(f"{topic}: {len(data)} bytes are not a {kind}: {error}") from error
+
+    def stamp_ns(self, topic: str, data: bytes) -> int:
+        """Stamp of the header that the serialized bytes begin with, nanoseconds; nothing else is decoded.
+
+        Raises:
+            DataError: there are too few bytes.
+        """
+        try:
+            if self.topics[topic].encoding == "ros1":
+                _sequence, seconds, nanoseconds = struct.unpack_from("<III", data)
+            else:  # the second byte of CDR's four tells the byte order
+                seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+        except (struct.error, IndexError) as error:
+            raise DataError(f"{topic}: a message of {len(data)} bytes has no header") from error
+        return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+    @cached_property
+    def _ros1(self) -> Any:
+        return get_typestore(Stores.ROS1_NOETIC)
+
+    @cached_property
+    def _ros2(self) -> Any:
+        return get_typestore(Stores.ROS2_JAZZY)
+
+    def _metadata(self) -> dict[str, Any]:
+        path = self.path / "metadata.yaml"
+        if not path.is_file():
+            return {}
+        try:
+            information = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
+            if not isinstance(information, dict):
+                raise TypeError("it is not a mapping")
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            self._notices.append(f"{path}: not readable ({error}); the bag is opened through its files")
+            return {}
+        return information
+
+    def _find_files(self, metadata: dict[str, Any]) -> list[Path]:
+        if not self.path.exists():
+            raise DataError(f"{self.path}: there is no such bag")
+        if self.path.is_file():
+            if self.path.suffix not in SUFFIXES:
+                raise DataError(f"{self.path}: not a bag; wants a folder of rosbag2 or a file {', '.join(SUFFIXES)}")
+            return [self.path]
+        found = [p for p in self.path.iterdir() if p.suffix in SUFFIXES or p.name.endswith((".mcap.zstd", ".db3.zstd"))]
+        if not found:
+            raise DataError(f"{self.path}: not a bag; it holds no {', '.join(SUFFIXES)} file")
+        listed = {Path(name).name for name in metadata.get("relative_file_paths") or []}
+        if missing := sorted(listed - {p.name for p in found}):
+            self._notices.append(f"{self.path}: metadata.yaml names {', '.join(missing)}, which is not there")
+        if not metadata and not self._notices:
+            self._notices.append(f"{self.path}: no metadata.yaml; the bag is opened through its {len(found)} file(s)")
+        return sorted(found, key=_natural)
+
+    def _open(self, metadata: dict[str, Any]) -> list[_File]:
+        if metadata.get("compression_mode", "").lower() not in ("", "none"):
+            return [self._stack.enter_context(_RosbagsFile(self.path))]
+        kinds = {path.suffix for path in self.files}
+        if len(kinds) > 1 or not kinds <= set(SUFFIXES):
+            raise DataError(f"{self.path}: holds {', '.join(p.name for p in self.files)}; name one of them")
+        if kinds == {".mcap"}:
+            return [McapFile(path) for path in self.files]
+        return [self._stack.enter_context(_RosbagsFile(path)) for path in self.files]
+
+    def _merge_topics(self) -> dict[str, Topic]:
+        topics: dict[str, Topic] = {}
+        for source in self._sources:
+            for name, (kind, encoding, count) in source.topics.items():
+                before = topics[name].count if name in topics else 0
+                topics[name] = Topic(name, _ros2_type(kind), encoding, before + count)
+        if sum(topic.count for topic in topics.values()) == 0:
+            raise DataError(self._why_empty())
+        return dict(sorted(topics.items()))
+
+    def _why_empty(self) -> str:
+        if any(path.suffix == ".db3" for path in self.files):
+            return (
+                f"{self.path}: an sqlite3 bag with 0 messages: half-written, its recorder was killed before it stored "
+                "them, and nothing can be recovered; record to MCAP (ros2 bag record -s mcap), which survives this"
+            )
+        lines = [line for source in self._sources for line in self._damage_of(source)]
+        return "; ".join([f"{self.path}: an empty bag, there is no message in it", *lines])
+
+    def _damage_of(self, source: _File) -> Iterator[str]:
+        if not isinstance(source, McapFile) or not source.damage:
+            return
+        if source.damage.cut_at is not None:
+            read, size = source.damage.cut_at / 1e6, source.path.stat().st_size / 1e6
+            text = f"{source.path}: TRUNCATED MCAP: {read:.1f} of {size:.1f} MB can be read"
+            if len(self._sources) == 1 and self._expected is not None:
+                text += f", {self._expected - self.message_count} of {self._expected} messages are lost"
+            yield text + f"; going on with {self.message_count} messages"
+        if source.damage.chunks:
+            yield f"{source.path}: DAMAGED MCAP: {source.damage.chunks} chunk(s) with a wrong checksum are left out"
+
+
+class _RosbagsFile:
+    """A file or folder that the rosbags library reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        ros1 = path.suffix == ".bag"
+        try:
+            self._reader: Any = Rosbag1Reader(path) if ros1 else Rosbag2Reader(path)
+            self._reader.open()
+        except Exception as error:  # rosbags lets errors of sqlite, zstd and struct through
+            raise DataError(f"{path}: not a readable bag: {error}") from error
+        self.topics: dict[str, tuple[str, str, int]] = {
+            name: (info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount)
+            for name, info in self._reader.topics.items()
+        }
+
+    def __enter__(self) -> _RosbagsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        if not wanted:  # to rosbags, none means all
+            return
+        try:
+            for connection, stamp, data in self._reader.messages(wanted):
+                yield connection.topic, stamp, data
+        except (GeneratorExit, DataError):
+            raise
+        except Exception as error:
+            raise DataError(f"{self.path}: damaged: {error}; record to MCAP, of which the rest can be read") from error
+
+
+def _ros2_type(kind: str) -> str:
+    package, *_, name = kind.split("/") if "/" in kind else ("", kind)
+    return f"{package}/msg/{name}" if package else name
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sort key by which part 10 comes after part 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
