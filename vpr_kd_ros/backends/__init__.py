@@ -1,1 +1,18 @@
-"""Engines that run an exported student."""
+"""Runtimes that carry a student: each maps a batch of normalised images to descriptors."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Backend(Protocol):
+    """What a runtime offers to ``vpr_kd_ros.student.Student``."""
+
+    device: torch.device
+    """Where ``describe`` wants its batch."""
+
+    def describe(self, batch: torch.Tensor) -> torch.Tensor:
+        """Descriptors, (B, D) float32, not normalised, of normalised images, (B, 3, height, width) float32."""
+        ...

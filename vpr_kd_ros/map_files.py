@@ -1,0 +1,238 @@
+"""A place map on disk: a folder of four files.
+
+::
+
+    map.json                 schema, student, frame, counts, SHA-256 of the other files
+    descriptors.safetensors  ``ids`` (N,) int64 and ``descriptors`` (N, D) float16
+    keyframes.parquet        one row per place: id, stamp_ns, session, x, y, z, qx, qy, qz, qw
+    thumbnails.parquet       one row per place that has a picture: id, jpeg
+
+``map.json`` is written in one fixed form and carries its own checksum, so that a changed byte in any file is noticed.
+The checksums find damage; they are no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geometry import Pose
+
+SCHEMA = 1
+INFO = "map.json"
+DESCRIPTORS = "descriptors.safetensors"
+KEYFRAMES = "keyframes.parquet"
+THUMBNAILS = "thumbnails.parquet"
+_FILES = (DESCRIPTORS, KEYFRAMES, THUMBNAILS)
+
+_POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
+_KEYFRAME_SCHEMA = pa.schema(
+    [("id", pa.int64()), ("stamp_ns", pa.int64()), ("session", pa.string())]
+    + [(name, pa.float64()) for name in _POSE_COLUMNS]
+)
+_THUMBNAIL_SCHEMA = pa.schema([("id", pa.int64()), ("jpeg", pa.binary())])
+_INFO_TYPES = {
+    "schema": int,
+    "student_fingerprint": str,
+    "frame_id": str,
+    "descriptor_dim": int,
+    "places": int,
+    "next_id": int,
+    "files": dict,
+    "checksum": str,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One keyframe without its descriptor: pose in the map's frame, stamp, session, and a JPEG or None."""
+
+    pose: Pose
+    stamp_ns: int
+    session: str
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True)
+class MapContent:
+    """All that a map's folder holds: ids (N,) int64, descriptors (N, D) float16, N places."""
+
+    student_fingerprint: str
+    frame_id: str
+    next_id: int
+    ids: NDArray[np.int64]
+    descriptors: NDArray[np.float16]
+    places: list[Place]
+
+
+def write_map(path: Path, content: MapContent) -> None:
+    """Write a map so that a kill at any moment leaves a whole map, the old or the new one.
+
+    The new map is written to ``.NAME.new`` beside its place and flushed to the disk. Then the old one is moved aside to
+    ``.NAME.old``, the new one is moved in, and the old one is removed. Between the two moves no map stands at
+    ``path``; ``read_map`` then takes the one that was moved aside. One process at a time may save a map.
+
+    Raises:
+        DataError: something that is no place map stands at ``path``, or the file system refuses.
+    """
+    path = path.absolute()
+    if path.exists() and not (path / INFO).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise DataError(f"{path}: exists and is not a place map; choose another path")
+    new, old = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        _write_files(new, content)
+        _flush(new)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        new.rename(path)
+        _flush(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"{path}: the map cannot be written: {error}") from error
+
+
+def read_map(path: Path) -> MapContent:
+    """Read and verify a map, or the one a killed save left aside.
+
+    Raises:
+        DataError: there is no map, a file is missing or damaged, or the schema is newer.
+    """
+    path = path.absolute()
+    if not path.exists():
+        old = _beside(path)[1]
+        if not old.exists():
+            raise DataError(f"{path}: there is no place map")
+        path = old
+    info = _read_info(path / INFO)
+    data = {name: _read_verified(path / name, info["files"].get(name)) for name in _FILES}
+    try:
+        tensors = safetensors.numpy.load(data[DESCRIPTORS])
+        ids, descriptors = tensors["ids"], tensors["descriptors"]
+        keyframes = pq.read_table(pa.BufferReader(data[KEYFRAMES])).cast(_KEYFRAME_SCHEMA)
+        thumbnails = pq.read_table(pa.BufferReader(data[THUMBNAILS])).cast(_THUMBNAIL_SCHEMA)
+    except (SafetensorError, KeyError, ValueError, OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: a file of the map is not what it should be: {error}") from error
+    poses = np.stack([keyframes[name].to_numpy() for name in _POSE_COLUMNS], axis=1)
+    count = info["places"]
+    consistent = (
+        ids.shape == (count,)
+        and ids.dtype == np.int64
+        and descriptors.shape == (count, info["descriptor_dim"])
+        and descriptors.dtype == np.float16
+        and np.array_equal(keyframes["id"].to_numpy(), ids)
+        and bool((np.diff(ids, prepend=-1, append=info["next_id"]) > 0).all())
+        and bool(np.isfinite(poses).all())
+        and bool((np.abs(np.linalg.norm(poses[:, 3:], axis=1) - 1.0) < 1e-6).all())
+    )
+    if not consistent:
+        raise DataError(f"{path}: the files of the map do not fit together; map again or restore a copy")
+    jpegs = dict(zip(thumbnails["id"].to_pylist(), thumbnails["jpeg"].to_pylist(), strict=True))
+    places = [
+        Place(Pose(pose[:3], pose[3:]), stamp_ns, session, jpegs.get(place_id))
+        for place_id, pose, stamp_ns, session in zip(
+            ids.tolist(), poses, keyframes["stamp_ns"].to_pylist(), keyframes["session"].to_pylist(), strict=True
+        )
+    ]
+    return MapContent(info["student_fingerprint"], info["frame_id"], info["next_id"], ids, descriptors, places)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Where a map is written to, and where the one it replaces is moved to."""
+    return path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+
+
+def _write_files(folder: Path, content: MapContent) -> None:
+    tensors = {"ids": content.ids, "descriptors": np.ascontiguousarray(content.descriptors)}
+    (folder / DESCRIPTORS).write_bytes(safetensors.numpy.save(tensors))
+    poses = np.array(
+        [[*place.pose.position, *place.pose.quaternion] for place in content.places], dtype=np.float64
+    ).reshape(-1, 7)
+    columns: list[Any] = [content.ids, [p.stamp_ns for p in content.places], [p.session for p in content.places]]
+    columns += list(poses.T)
+    pq.write_table(pa.Table.from_arrays([pa.array(c) for c in columns], schema=_KEYFRAME_SCHEMA), folder / KEYFRAMES)
+    jpegs = [(i, p.jpeg) for i, p in zip(content.ids.tolist(), content.places, strict=True) if p.jpeg is not None]
+    table = pa.Table.from_arrays(
+        [pa.array([i for i, _ in jpegs], pa.int64()), pa.array([jpeg for _, jpeg in jpegs], pa.binary())],
+        schema=_THUMBNAIL_SCHEMA,
+    )
+    pq.write_table(table, folder / THUMBNAILS, compression="none", use_dictionary=False)
+    info = {
+        "schema": SCHEMA,
+        "student_fingerprint": content.student_fingerprint,
+        "frame_id": content.frame_id,
+        "descriptor_dim": int(content.descriptors.shape[1]),
+        "places": len(content.places),
+        "next_id": content.next_id,
+        "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES},
+    }
+    (folder / INFO).write_text(_render({**info, "checksum": _checksum(info)}))
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+        info = json.loads(text)
+    except FileNotFoundError:
+        raise DataError(f"{path.parent}: not a place map (no {INFO})") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable: {error}; restore a copy or map again") from error
+    schema = info.get("schema") if isinstance(info, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise DataError(f"{path}: schema {schema}; this version reads up to {SCHEMA}: update vpr_kd_ros")
+    whole = (
+        isinstance(info, dict)
+        and set(info) == set(_INFO_TYPES)
+        and all(type(info[key]) is kind for key, kind in _INFO_TYPES.items())
+        and _checksum({key: value for key, value in info.items() if key != "checksum"}) == info["checksum"]
+        and _render(info) == text
+    )
+    if not whole:
+        raise DataError(f"{path}: damaged or edited (its checksum does not fit); restore a copy or map again")
+    return dict(info)
+
+
+def _read_verified(path: Path, checksum: str | None) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: the file is missing from the map; restore a copy or map again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise DataError(f"{path}: damaged (its SHA-256 is not the one in {INFO}); restore a copy or map again")
+    return data
+
+
+def _render(info: dict[str, Any]) -> str:
+    return json.dumps(info, indent=1) + "\n"
+
+
+def _checksum(info: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold the folder's files and the folder itself."""
+    for path in (*(p for p in folder.iterdir() if p.is_file()), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
