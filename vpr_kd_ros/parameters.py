@@ -74,7 +74,7 @@ def warn_of_unknown(node: Node) -> list[str]:
     """Warn of parameters that were given to the node and that nothing declared; return their names."""
     # rclpy has no public way to see what was given but not declared.
     given: Mapping[str, Any] = getattr(node, "_parameter_overrides", {})
-    known = node.list_parameters([], 0).result.names
+    known = node.list_parameters([], 0).names
     unknown = [name for name in given if not node.has_parameter(name) and name.split(".")[0] not in ROS_PARAMETERS]
     for name in unknown:
         hint = did_you_mean(name, known)

@@ -1,0 +1,68 @@
+"""Small running statistics for diagnostics; no ROS in here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+
+import numpy as np
+
+
+class Rate:
+    """How often something happens, over the last seconds, and its longest gaps.
+
+    Args:
+        window: intervals remembered.
+        gap_factor: an interval longer than this many medians is a gap.
+    """
+
+    def __init__(self, window: int = 100, gap_factor: float = 3.0) -> None:
+        self.count = 0
+        self.gaps = 0
+        self.longest_gap_s = 0.0
+        self._gap_factor = gap_factor
+        self._intervals: deque[float] = deque(maxlen=window)
+        self._last: float | None = None
+
+    def tick(self, now_s: float | None = None) -> None:
+        """Count one event, now or at the given time in seconds."""
+        now = time.monotonic() if now_s is None else now_s
+        self.count += 1
+        if self._last is not None:
+            interval = now - self._last
+            if len(self._intervals) >= 5 and interval > self._gap_factor * statistics.median(self._intervals):
+                self.gaps += 1
+                self.longest_gap_s = max(self.longest_gap_s, interval)
+            self._intervals.append(interval)
+        self._last = now
+
+    @property
+    def hertz(self) -> float:
+        """Events per second over the window; 0 before the second event."""
+        total = sum(self._intervals)
+        return len(self._intervals) / total if total > 0 else 0.0
+
+    def silent_s(self, now_s: float | None = None) -> float | None:
+        """Seconds since the last event; None before the first."""
+        return None if self._last is None else (time.monotonic() if now_s is None else now_s) - self._last
+
+
+class Window:
+    """The last values of a quantity and their percentiles."""
+
+    def __init__(self, size: int = 200) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+
+    def add(self, value: float) -> None:
+        """Remember one value."""
+        self._values.append(value)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def percentile(self, percent: float) -> float:
+        """A percentile of the values; NaN where there are none."""
+        # A copy, because another thread may be adding.
+        values = list(self._values)
+        return float(np.percentile(values, percent)) if values else float("nan")
