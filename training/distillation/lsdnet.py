@@ -17,7 +17,7 @@ def nearest_others(squared: Tensor) -> Tensor:
 
 
 def scaled_distances(distances: Tensor) -> Tensor:
-    """Distances q to r of each row's tuple over their mean, the mu of Eq. 8; a row whose references all coincide stays 0.
+    """Each row's distances query to reference over their mean, the mu of Eq. 8; a row of zeros stays zero.
 
     Args:
         distances: (N, N), zero on the diagonal, which is not part of the tuple.

@@ -1,4 +1,4 @@
-"""Squared error between descriptors: the direct distillation of SciceVPR and of distillation for low-quality queries."""
+"""Squared error between descriptors, as SciceVPR and the distillation for low-quality queries use it."""
 
 from __future__ import annotations
 

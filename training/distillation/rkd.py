@@ -38,7 +38,7 @@ def distance_loss(teacher: Tensor, student: Tensor, reduction: str = "mean") -> 
 
 
 def cosines_at(squared: Tensor, first: int, last: int) -> Tensor:
-    """Cosines of the angles at anchors j in [first, last): (J, N, N), entry [j, i, k] the angle i-j-k (RKD, section 3.2.2).
+    """Cosines of the angles at the anchors j in [first, last): (J, N, N) of the angles i-j-k (RKD, section 3.2.2).
 
     Args:
         squared: (N, N) squared Euclidean distances; the law of cosines needs nothing else.
