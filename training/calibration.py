@@ -1,8 +1,8 @@
 """Learning, on labelled sessions, how likely a match is right.
 
 Each labelled traverse in turn is a map and each other one of its region drives through it, as the robot would. Every
-query is asked twice: of the whole map, and of the map without the query's surroundings, so that the calibration has also
-seen what the best match looks like where the robot has never been.
+query is asked twice: of the whole map, and of the map without the query's surroundings, so that the calibration has
+also seen what the best match looks like where the robot has never been.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from training.evaluation.protocol import Protocol, normalised, right_answers
 from training.sessions import Session
-from vpr_kd_ros.calibration import Calibration
+from vpr_kd_ros.calibration import Calibration, margins
 from vpr_kd_ros.errors import DataError
+
+CANDIDATES = 10
+"""How many candidates the margin is taken among; the localizer searches as many by default."""
 
 
 def calibrate(
@@ -39,30 +42,34 @@ def calibrate(
         DataError: no region has two labelled sessions.
     """
     unit = [normalised(d) for d in descriptors]
-    parts: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]] = []
+    samples: list[tuple[float, float, bool]] = []
     for d, database in enumerate(sessions):
         for q, query in enumerate(sessions):
             if q == d or query.region != database.region:
                 continue
-            similarity = (unit[q] @ unit[d].T).astype(np.float64)
+            similarity = unit[q] @ unit[d].T
             right = right_answers(query, database, Protocol(radius_m))
             near = right_answers(query, database, Protocol(surroundings_m))
-            apart = np.linalg.norm(database.positions[:, None, :2] - database.positions[None, :, :2], axis=2)
-            other = apart > cluster_radius_m
-            parts.append(_best_matches(similarity, right, other))
-            parts.append(_best_matches(np.where(near, -1.0, similarity), right & ~near, other))
-    if not parts:
+            for row in range(len(query)):
+                everywhere = np.ones(len(database), dtype=np.bool_)
+                for asked in (everywhere, ~near[row]):
+                    places = np.flatnonzero(asked)
+                    if len(places) > 1:
+                        samples.append(_best_match(similarity[row], right[row], database, places, cluster_radius_m))
+    if not samples:
         raise DataError("calibration needs two labelled sessions of one region that were not trained on")
-    similarities, margins, rights = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Calibration.fit(similarities, margins, rights)
+    similarities, best_margins, rights = zip(*samples, strict=True)
+    return Calibration.fit(similarities, best_margins, rights, cluster_radius_m)
 
 
-def _best_matches(
-    similarity: NDArray[np.float64], right: NDArray[np.bool_], other: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Similarity, margin to the best other place, and rightness of each query's best match; (Q,) each."""
-    rows = np.arange(len(similarity))
-    best = similarity.argmax(axis=1)
-    elsewhere = np.where(other[best], similarity, -1.0).max(axis=1)
-    top = similarity[rows, best]
-    return top, top - elsewhere, right[rows, best]
+def _best_match(
+    similarity: NDArray[np.float32],
+    right: NDArray[np.bool_],
+    database: Session,
+    places: NDArray[np.int64],
+    cluster_radius_m: float,
+) -> tuple[float, float, bool]:
+    """Similarity, margin and rightness of the best match, as the robot sees it: among the few best candidates."""
+    best = places[np.argsort(-similarity[places], kind="stable")[:CANDIDATES]]
+    margin = margins(similarity[best], database.positions[best], cluster_radius_m)[0]
+    return float(similarity[best[0]]), float(margin), bool(right[best[0]])

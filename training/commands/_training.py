@@ -11,8 +11,8 @@ def training_parser(name: str, description: str) -> jsonargparse.ArgumentParser:
     """A parser of sessions, the run folder and every key of ``TrainConfig``."""
     parser = jsonargparse.ArgumentParser(prog=f"python -m training {name}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_argument("--train", type=list[str], required=True, help="session folders, or folders of sessions")
-    parser.add_argument("--validation", type=list[str], required=True, help="the same, of other regions, with poses")
+    parser.add_argument("--train", nargs="+", required=True, help="session folders, or folders of sessions")
+    parser.add_argument("--validation", nargs="+", required=True, help="the same, of other regions, with poses")
     parser.add_argument("--out", type=str, required=True, help="the run folder to write")
     parser.add_class_arguments(TrainConfig, None)
     return parser
@@ -20,5 +20,5 @@ def training_parser(name: str, description: str) -> jsonargparse.ArgumentParser:
 
 def config_of(parser: jsonargparse.ArgumentParser, args: jsonargparse.Namespace) -> TrainConfig:
     """The run's configuration among the arguments."""
-    values = vars(parser.instantiate_classes(args))
+    values = vars(parser.instantiate(args))
     return TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})

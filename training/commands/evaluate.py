@@ -23,7 +23,7 @@ def parser() -> jsonargparse.ArgumentParser:
     """The command's options."""
     result = jsonargparse.ArgumentParser(prog="python -m training evaluate", description=DESCRIPTION)
     result.add_argument("--model", type=str, required=True, help="the run folder of a trained model")
-    result.add_argument("--sessions", type=list[str], required=True, help="session folders, or folders of sessions")
+    result.add_argument("--sessions", nargs="+", required=True, help="session folders, or folders of sessions")
     result.add_argument("--out", type=str, help="JSON file to write; default: printed only")
     result.add_class_arguments(Protocol, None)
     return result

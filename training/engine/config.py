@@ -123,7 +123,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, None)
     try:
-        parsed = parser.instantiate_classes(parser.parse_object(dict(values)))
+        parsed = parser.instantiate(parser.parse_object(dict(values)))
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ConfigError(f"configuration: {error}") from error
     return kind(**vars(parsed))

@@ -86,4 +86,7 @@ def _teaching(path: Path, config: TrainConfig, keyframes: Keyframes, student_dim
     descriptors = describe(teacher, keyframes, preprocess, title="teacher")
     if not np.isfinite(descriptors).all():
         raise DataError(f"{path}: the teacher gives descriptors that are not finite")
-    return Teaching(build_method(config.method.name, config.method.options), descriptors)
+    method = build_method(
+        config.method.name, config.method.options, teacher_dim=teacher.descriptor_dim, student_dim=student_dim
+    )
+    return Teaching(method, descriptors)
