@@ -79,10 +79,8 @@ class McapFile:
         with _open(path) as stream:
             if stream.read(len(MAGIC)) != MAGIC:
                 raise DataError(f"{path}: not an MCAP file (its first bytes are not MCAP's)")
-        indexed = self._indexed_topics()
-        self.whole_index = indexed is not None
-        """Whether the index at the end was there, so that nothing had to be counted by reading through."""
-        self.topics: dict[str, tuple[str, str, int]] = self._counted_topics() if indexed is None else indexed
+        self._index = _Channels()
+        self.topics: dict[str, tuple[str, str, int]] = self._indexed_topics() or self._counted_topics()
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
         """Topic, time of recording in nanoseconds, and serialized bytes of each message, in file order.
@@ -95,7 +93,8 @@ class McapFile:
                 yield topic, message.log_time, message.data
 
     def _walk(self) -> Iterator[tuple[str, str, str, Message]]:
-        known = _Channels()
+        # The index repeats the channels, which a damaged chunk may have taken with it.
+        known = _Channels(dict(self._index.schemas), dict(self._index.channels))
         damage = Damage()
         with _open(self.path) as stream:
             # No record is longer than its file: a wrong length is recognised before anything is allocated for it.
@@ -119,19 +118,19 @@ class McapFile:
                         yield channel.topic, known.type_of(channel), channel.message_encoding, inner
         self.damage = damage
 
-    def _indexed_topics(self) -> dict[str, tuple[str, str, int]] | None:
+    def _indexed_topics(self) -> dict[str, tuple[str, str, int]]:
         try:
             with _open(self.path) as stream:
                 summary = make_reader(stream, record_size_limit=self._size).get_summary()
         except _MALFORMED:
-            return None
-        if summary is None or summary.statistics is None or not summary.channels:
-            return None
-        known = _Channels(summary.schemas, summary.channels)
+            return {}
+        if summary is None or summary.statistics is None:
+            return {}
+        self._index = _Channels(summary.schemas, summary.channels)
         topics: dict[str, tuple[str, str, int]] = {}
         for key, channel in summary.channels.items():
             count = topics.get(channel.topic, ("", "", 0))[2] + summary.statistics.channel_message_counts.get(key, 0)
-            topics[channel.topic] = (known.type_of(channel), channel.message_encoding, count)
+            topics[channel.topic] = (self._index.type_of(channel), channel.message_encoding, count)
         return topics
 
     def _counted_topics(self) -> dict[str, tuple[str, str, int]]:

@@ -1,0 +1,72 @@
+"""How a bag is cut into a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vpr_kd_ros.errors import ConfigError
+
+AUTO = "auto"
+NONE = "none"
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Options of ``python -m training ingest``; each says in its metadata what it is for.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    region: str = field(
+        metadata={"help": "place of the drive; positions of sessions of one region share a map frame and are compared"}
+    )
+    condition: str = _option("unknown", "light, weather or season, as you name it")
+    name: str | None = _option(None, "session name, unique among sessions used together (default: the bag's)")
+    camera_topic: str = _option(AUTO, "topic of Image or CompressedImage; auto: the only one")
+    lidar_topic: str = _option(AUTO, "topic of PointCloud2; auto: the only one; none: images alone")
+    pose_topic: str = _option(
+        AUTO, "topic of Odometry, PoseStamped or PoseWithCovarianceStamped; auto: the only one, if any; none: no poses"
+    )
+    labelled: bool = _option(
+        True,
+        "true: the pose topic is a survey and its positions are written; "
+        "false: it is mere odometry, serves to space the keyframes, and is not written",
+    )
+    require_lidar: bool = _option(True, "false: images without a cloud near in time become keyframes too")
+    keyframe_distance_m: float = _option(1.0, "a keyframe wherever the robot is this far from the last one ...")
+    keyframe_angle_deg: float = _option(15.0, "... or has turned this much since")
+    keyframe_interval_s: float = _option(0.5, "without a pose topic: a keyframe this often")
+    time_tolerance_s: float = _option(0.06, "largest distance in time between an image and its cloud")
+    max_pose_gap_s: float = _option(0.5, "no pose is interpolated across a longer hole in the pose topic")
+    base_from_lidar: list[float] | None = _option(
+        None,
+        "[x, y, z, roll, pitch, yaw], metres and radians: where the LiDAR sits on the robot's base "
+        "(default: the bag's /tf_static; not needed when clouds are in the base frame)",
+    )
+    max_image_side_px: int | None = _option(None, "shrink images whose longer side is longer than this")
+
+    def __post_init__(self) -> None:
+        for key in ("keyframe_distance_m", "keyframe_angle_deg", "keyframe_interval_s", "max_pose_gap_s"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"{key} is {getattr(self, key)}; it must be positive")
+        if not self.time_tolerance_s >= 0:
+            raise ConfigError(f"time_tolerance_s is {self.time_tolerance_s}; it must not be negative")
+        if self.max_image_side_px is not None and self.max_image_side_px < 16:
+            raise ConfigError(f"max_image_side_px is {self.max_image_side_px}; it must be 16 or more")
+        if self.base_from_lidar is not None and len(self.base_from_lidar) != 6:
+            raise ConfigError(
+                f"base_from_lidar has {len(self.base_from_lidar)} numbers; wants 6: x, y, z, roll, pitch, yaw"
+            )
+        for key in ("region", "condition"):
+            if not getattr(self, key).strip():
+                raise ConfigError(f"{key} is empty; name it")
+        if self.name is not None and (not self.name.strip() or "/" in self.name or self.name.startswith(".")):
+            raise ConfigError(f"name {self.name!r} cannot be the name of a folder")
+        if self.camera_topic == NONE:
+            raise ConfigError("camera_topic is none; a session needs images")
