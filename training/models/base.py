@@ -1,0 +1,54 @@
+"""What every model offers to training, evaluation and export."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from training.models.voxels import VoxelBatch
+from vpr_kd_ros.errors import ConfigError
+
+
+class EmbeddingModel(nn.Module):
+    """A network from images, clouds or both to one descriptor each.
+
+    Attributes:
+        descriptor_dim: C, the size of a descriptor.
+        uses_images: needs ``images``.
+        uses_clouds: needs ``voxels``.
+        voxel_size: what to quantise the clouds with, in their unit; 0 for a model that uses none.
+    """
+
+    descriptor_dim: int
+    uses_images: bool = False
+    uses_clouds: bool = False
+    voxel_size: float = 0.0
+
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None) -> Tensor:
+        """Normalised images (B, 3, H, W) float32 and voxels of B clouds to descriptors (B, C), not L2-normalised."""
+        raise NotImplementedError
+
+
+def require_positive(**values: float) -> None:
+    """Refuse options that are not above 0.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"model option {name} must be above 0, got {value}")
+
+
+def output_layer(output_norm: str, descriptor_dim: int) -> nn.Module:
+    """What follows the descriptor: nothing ("none") or a BatchNorm without affine parameters ("batchnorm").
+
+    The BatchNorm keeps batch-hard triplets from collapsing on normalised descriptors when training from scratch.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if output_norm == "none":
+        return nn.Identity()
+    if output_norm == "batchnorm":
+        return nn.BatchNorm1d(descriptor_dim, affine=False)
+    raise ConfigError(f"model option output_norm must be 'none' or 'batchnorm', got {output_norm!r}")

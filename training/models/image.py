@@ -1,0 +1,162 @@
+"""Image encoders: the students, and the image half of the fusion teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from training.models.base import EmbeddingModel, output_layer, require_positive
+from training.models.pooling import GeM
+from training.models.pretrained import torchvision_network
+from training.models.voxels import VoxelBatch
+from vpr_kd_ros.errors import DataError
+
+
+class ImageEncoder(EmbeddingModel):
+    """What the image encoders share: features, GeM, descriptor. The constructors of the subclasses fill ``features``
+    ((B, 3, H, W) to (B, C', H', W')), ``project`` ((B, C') to (B, C)) and ``output``.
+    """
+
+    uses_images = True
+    features: nn.Module
+    pool: GeM
+    project: nn.Module
+    output: nn.Module
+
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None) -> Tensor:
+        """Normalised images (B, 3, H, W) float32 to descriptors (B, C); ``voxels`` are ignored."""
+        if images is None:
+            raise DataError("this model needs images, and the batch has none")
+        descriptors: Tensor = self.output(self.project(self.pool(self.features(images))))
+        return descriptors
+
+
+class MinkLoc2D(ImageEncoder):
+    """Camera: the image encoder of MinkLoc++, ResNet18 up to layer3, 1x1 convolution, GeM; DistilVPR's student at 384-d.
+
+    2,881,473 parameters at 384-d (DistilVPR), 2,815,681 at 128-d (MinkLoc++).
+
+    Args:
+        descriptor_dim: of the descriptor.
+        pretrained: true downloads ImageNet weights, a path reads them from a file, false starts from random weights.
+        output_norm: "none" or "batchnorm" (see ``output_layer``).
+    """
+
+    def __init__(self, descriptor_dim: int = 384, pretrained: bool | str = False, output_norm: str = "none") -> None:
+        super().__init__()
+        require_positive(descriptor_dim=descriptor_dim)
+        self.descriptor_dim = descriptor_dim
+        trunk = torchvision_network("resnet18", pretrained)
+        # The projection comes before the pooling here: GeM clamps at eps, so it must see the final features.
+        self.features = nn.Sequential(
+            *(getattr(trunk, name) for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")),
+            nn.Conv2d(256, descriptor_dim, kernel_size=1),
+        )
+        self.pool = GeM()
+        self.project = nn.Identity()
+        self.output = output_layer(output_norm, descriptor_dim)
+
+
+class ResNet18GeM(ImageEncoder):
+    """Camera: ResNet18, GeM, linear projection.
+
+    Args:
+        descriptor_dim: of the descriptor.
+        pretrained: true downloads ImageNet weights, a path reads them from a file, false starts from random weights.
+        output_norm: "none" or "batchnorm" (see ``output_layer``).
+    """
+
+    def __init__(self, descriptor_dim: int = 256, pretrained: bool | str = False, output_norm: str = "none") -> None:
+        super().__init__()
+        require_positive(descriptor_dim=descriptor_dim)
+        self.descriptor_dim = descriptor_dim
+        trunk = torchvision_network("resnet18", pretrained)
+        names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+        self.features = nn.Sequential(*(getattr(trunk, name) for name in names))
+        self.pool = GeM()
+        self.project = nn.Linear(512, descriptor_dim)
+        self.output = output_layer(output_norm, descriptor_dim)
+
+
+class MobileNetV2GeM(ImageEncoder):
+    """Camera: MobileNetV2 (all features, 1280 channels), GeM, linear projection; the light student for robots.
+
+    Args:
+        descriptor_dim: of the descriptor.
+        pretrained: true downloads ImageNet weights, a path reads them from a file, false starts from random weights.
+        output_norm: "none" or "batchnorm" (see ``output_layer``).
+    """
+
+    def __init__(self, descriptor_dim: int = 256, pretrained: bool | str = False, output_norm: str = "none") -> None:
+        super().__init__()
+        require_positive(descriptor_dim=descriptor_dim)
+        self.descriptor_dim = descriptor_dim
+        self.features = torchvision_network("mobilenet_v2", pretrained).features
+        self.pool = GeM()
+        self.project = nn.Linear(1280, descriptor_dim)
+        self.output = output_layer(output_norm, descriptor_dim)
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two 3x3 convolutions (He et al., CVPR 2016)."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(cout),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(cout, cout, 3, padding=1, bias=False),
+            nn.BatchNorm2d(cout),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if cin != cout or stride != 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return out
+
+
+class SmallResNetGeM(ImageEncoder):
+    """Camera: a small ResNet for images of about 96 x 128 that learns from scratch on a CPU, GeM, linear projection.
+
+    Args:
+        descriptor_dim: of the descriptor.
+        widths: channels of the stages; each halves the resolution, the stem halves it once before.
+        blocks: residual blocks per stage.
+        output_norm: "none" or "batchnorm" (see ``output_layer``).
+    """
+
+    def __init__(
+        self,
+        descriptor_dim: int = 128,
+        widths: Sequence[int] = (32, 64, 128, 192),
+        blocks: int = 1,
+        output_norm: str = "none",
+    ) -> None:
+        super().__init__()
+        require_positive(descriptor_dim=descriptor_dim, blocks=blocks, widths=min(widths, default=0))
+        self.descriptor_dim = descriptor_dim
+        self.features = small_resnet(widths, blocks)
+        self.pool = GeM()
+        self.project = nn.Linear(widths[-1], descriptor_dim)
+        self.output = output_layer(output_norm, descriptor_dim)
+
+
+def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
+    """Stem of stride 2, then stages of stride 2: (B, 3, H, W) to (B, widths[-1], H / 2^(stages + 1), W / ...)."""
+    stem = [
+        nn.Conv2d(3, widths[0], kernel_size=5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
+    ]
+    stages: list[nn.Module] = []
+    width = widths[0]
+    for plane_index, plane in enumerate(widths):
+        for i in range(blocks):
+            stages.append(BasicBlock(width, plane, stride=2 if i == 0 and plane_index > 0 else 1))
+            width = plane
+    return nn.Sequential(*stem, *stages)
