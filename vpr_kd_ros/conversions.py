@@ -1,7 +1,4 @@
-"""From numpy to ROS messages, and poses and stamps both ways.
-
-Images and clouds are read by ``decode``, which needs no ROS and so serves bags as well.
-"""
+"""From numpy to ROS messages; the way back is ``decode``, which needs no ROS and so serves bags as well."""
 
 from __future__ import annotations
 
@@ -35,11 +32,6 @@ def stamp_from_ns(stamp_ns: int) -> Time:
     if not 0 <= seconds < 2**31:
         raise DataError(f"stamp {stamp_ns} ns does not fit builtin_interfaces/Time")
     return Time(sec=seconds, nanosec=nanoseconds)
-
-
-def ns_from_stamp(stamp: Time) -> int:
-    """``builtin_interfaces/Time`` as nanoseconds since the epoch."""
-    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
 
 def header(stamp_ns: int, frame_id: str) -> Header:
@@ -129,23 +121,6 @@ def pose_to_message(pose: Pose) -> PoseMessage:
     return PoseMessage(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
-def pose_from_message(message: PoseMessage) -> Pose:
-    """The pose of a ``geometry_msgs/Pose``, its quaternion made a unit one.
-
-    Raises:
-        DataError: a value is not finite, or the quaternion is zero (a message that was never filled).
-    """
-    position = np.array([message.position.x, message.position.y, message.position.z], dtype=np.float64)
-    orientation = message.orientation
-    quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w], dtype=np.float64)
-    if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
-        raise DataError("pose: position or orientation is not finite")
-    norm = np.linalg.norm(quaternion)
-    if norm < 1e-6:
-        raise DataError("pose: orientation is a zero quaternion")
-    return Pose(position, quaternion / norm)
-
-
 def odometry_to_message(pose: Pose, stamp_ns: int, frame_id: str, child_frame_id: str) -> Odometry:
     """``nav_msgs/Odometry`` of the pose of ``child_frame_id`` in ``frame_id``; the twist is left zero."""
     message = Odometry(header=header(stamp_ns, frame_id), child_frame_id=child_frame_id)
@@ -170,16 +145,6 @@ def pose_with_covariance_to_message(
     message.pose.pose = pose_to_message(pose)
     message.pose.covariance = np.asarray(covariance, dtype=np.float64).reshape(36)
     return message
-
-
-def stamped_pose(message: Odometry | PoseStamped | PoseWithCovarianceStamped) -> tuple[int, str, Pose]:
-    """Stamp in nanoseconds, frame and pose of any of the three stamped pose messages.
-
-    Raises:
-        DataError: see ``pose_from_message``.
-    """
-    pose = message.pose if isinstance(message, PoseStamped) else message.pose.pose
-    return ns_from_stamp(message.header.stamp), str(message.header.frame_id), pose_from_message(pose)
 
 
 def _byte_array(values: NDArray[Any]) -> array[int]:

@@ -143,7 +143,7 @@ class Recorder(VprNode[RecorderParameters]):
         problems += [
             f"{topic} is silent"
             for topic, recorded in self._recorded.items()
-            if (recorded.rate.silent_s() or 0.0) > 2.0 and not recorded.qos.transient_local
+            if recorded.rate.silent_s() > 2.0 and not recorded.qos.transient_local
         ]
         if any(writer.dropped.values()):
             problems.append("the disk is too slow, messages were dropped")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 
 import numpy as np
 
@@ -43,9 +44,9 @@ class Rate:
         total = sum(self._intervals)
         return len(self._intervals) / total if total > 0 else 0.0
 
-    def silent_s(self, now_s: float | None = None) -> float | None:
-        """Seconds since the last event; None before the first."""
-        return None if self._last is None else (time.monotonic() if now_s is None else now_s) - self._last
+    def silent_s(self, now_s: float | None = None) -> float:
+        """Seconds since the last event; infinite before the first."""
+        return math.inf if self._last is None else (time.monotonic() if now_s is None else now_s) - self._last
 
 
 class Window:
@@ -66,3 +67,28 @@ class Window:
         # A copy, because another thread may be adding.
         values = list(self._values)
         return float(np.percentile(values, percent)) if values else float("nan")
+
+
+class Drops:
+    """Counts what was dropped, by reason."""
+
+    # Reasons may name values; a stream of bad messages must not fill the memory with them.
+    MAX_REASONS = 20
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+
+    def add(self, reason: str) -> None:
+        """Count one; only the first line of the reason is kept."""
+        line = reason.splitlines()[0]
+        known = line in self._reasons or len(self._reasons) < self.MAX_REASONS
+        self._reasons[line if known else "other reasons"] += 1
+
+    @property
+    def total(self) -> int:
+        """All drops."""
+        return sum(self._reasons.values())
+
+    def most_common(self) -> str:
+        """The most frequent reason and its count; empty where nothing was dropped."""
+        return "".join(f"{count} dropped: {reason}" for reason, count in self._reasons.most_common(1))
