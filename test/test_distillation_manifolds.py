@@ -9,9 +9,9 @@ import mpmath
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from support import naive_losses as naive
+from support.largest_tensor import LargestTensor
 from training.distillation import manifolds
 
 C = 0.1
@@ -154,19 +154,6 @@ def test_nan_is_not_hidden(form: str) -> None:
     actual = FORMS[form][0](x, x)
     assert actual[2].isnan().all()
     assert actual[:2, :2].isfinite().all()
-
-
-class LargestTensor(TorchDispatchMode):
-    """Keeps the size of the largest tensor that any operation makes, forward or backward."""
-
-    entries = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        for made in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(made, Tensor):
-                self.entries = max(self.entries, made.untyped_storage().nbytes() // made.element_size())
-        return result
 
 
 @pytest.mark.parametrize("form", FORMS)
