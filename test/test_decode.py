@@ -229,6 +229,7 @@ def test_an_unknown_encoding_is_named_with_those_that_are_known() -> None:
         ({"data": "text"}, "data: a str is not a buffer"),
         ({"encoding": "yuv422"}, "width 7 is odd"),
         ({"encoding": "nv12", "width": 8}, "height 5 is odd"),
+        ({"encoding": "bayer_rggb8", "height": 2, "width": 2, "step": 2, "data": b"1234"}, "height 2 x width 2"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(change: dict[str, Any], words: str) -> None:

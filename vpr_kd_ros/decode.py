@@ -150,6 +150,8 @@ def _raw_image(msg: Any) -> Pixels:
     if encoding in _PACKED:
         channels, bits, code = _PACKED[encoding]
         rows = _rows(data, height, step, width * channels * bits // 8, encoding)
+        if encoding.startswith("bayer_"):
+            _check_mosaic(height, width)
         if bits == 8:
             return _to_rgb(rows.reshape(height, width, channels), code)
         wide = np.ascontiguousarray(rows).view(np.uint16).reshape(height, width, channels)
@@ -187,6 +189,7 @@ def _compressed_image(msg: Any) -> Pixels:
     if original.startswith("bayer_") and original in _PACKED:
         mosaic = _decompress(data, cv2.IMREAD_UNCHANGED, stated)
         if mosaic.ndim == 2:
+            _check_mosaic(*mosaic.shape)
             rgb = _to_rgb(mosaic, _PACKED[original][2])
             return rgb if rgb.dtype == np.uint8 else _to_8_bits(rgb)
     # The robot's camera knows which way is up; an orientation in EXIF comes from elsewhere.
@@ -250,6 +253,12 @@ def _check_length(data: Pixels, rows: int, step: int, name: str) -> None:
 def _check_even(name: str, value: int, encoding: str) -> None:
     if value % 2:
         raise DataError(f"image: {name} {value} is odd; {encoding} shares colour between two pixels")
+
+
+def _check_mosaic(height: int, width: int) -> None:
+    # OpenCV returns black for less, without a word.
+    if min(height, width) < 3:
+        raise DataError(f"image: height {height} x width {width} is too small for a Bayer mosaic; wants 3x3 or more")
 
 
 def _coordinate(msg: Any, axis: str, point_step: int) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mcap.exceptions import McapError
-from mcap.reader import make_reader
+from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
@@ -121,7 +121,7 @@ class McapFile:
     def _indexed_topics(self) -> dict[str, tuple[str, str, int]]:
         try:
             with _open(self.path) as stream:
-                summary = make_reader(stream, record_size_limit=self._size).get_summary()
+                summary = SeekingReader(stream, record_size_limit=self._size).get_summary()
         except _MALFORMED:
             return {}
         if summary is None or summary.statistics is None:

@@ -8,6 +8,7 @@ from training.ingest.ingest import Outcome
 
 BINS = 11
 WIDTH = 40
+FINEST_MS = 1.0  # no bins below: stamps are not worth more
 
 
 def report(outcome: Outcome) -> str:
@@ -31,11 +32,11 @@ def histogram(offsets_ms: list[float]) -> list[str]:
         return []
     values = np.array(offsets_ms)
     low, high = np.percentile(values, [1, 99])
-    if high - low < 0.1:  # finer than stamps are worth
-        low, high = low - 0.05, high + 0.05
+    lines = [f"camera minus LiDAR stamp, ms: median {np.median(values):.1f}, most between {low:.1f} and {high:.1f}"]
+    if high - low < FINEST_MS:
+        return lines
     edges = np.linspace(low, high, BINS + 1)
     counts = np.bincount(np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1), minlength=BINS)
-    lines = [f"camera minus LiDAR stamp, ms: median {np.median(values):.1f}, {low:.1f} to {high:.1f}"]
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         bar = "#" * round(WIDTH * count / counts.max())
         lines.append(f"  {left:9.1f} .. {right:9.1f} {bar} {count}")
