@@ -32,7 +32,7 @@ class Pose:
 
     @property
     def yaw(self) -> float:
-        """Heading about +z, radians in (-pi, pi]."""
+        """Heading about +z, radians in [-pi, pi]."""
         return float(yaw_from_quaternion(self.quaternion))
 
 
@@ -51,7 +51,9 @@ def quaternion_from_yaw(yaw: Floats | np.float64) -> Floats:
 
 def wrap_angle(angle: Floats) -> Floats:
     """The same angles in [-pi, pi), radians."""
-    return (np.asarray(angle, dtype=np.float64) + np.pi) % (2.0 * np.pi) - np.pi
+    wrapped = (np.asarray(angle, dtype=np.float64) + np.pi) % (2.0 * np.pi) - np.pi
+    # A remainder just below 2 pi rounds to it.
+    return np.where(wrapped >= np.pi, -np.pi, wrapped)
 
 
 class Trajectory:

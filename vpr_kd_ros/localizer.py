@@ -185,11 +185,18 @@ class Localizer:
         return ""
 
     def _pose(self, neighbours: Neighbours, candidates: Candidates) -> tuple[Pose, Floats]:
-        """Mean of the candidates that agree with the best one, weighted by similarity, and how sure it is."""
+        """Mean of the candidates that agree with the best one, and how sure it is.
+
+        The weight of a candidate is how far its similarity stands above that of the best candidate of another place.
+        """
         near = np.linalg.norm(candidates.positions - candidates.positions[0], axis=1) <= self.cluster_radius_m
         turned = np.abs(wrap_angle(candidates.yaws - candidates.yaws[0]))
         agree = near & (turned <= self.config.yaw_window_rad)
-        weights = np.clip(candidates.similarities[agree].astype(np.float64), 1e-6, None)
+        similarities = candidates.similarities.astype(np.float64)
+        elsewhere = similarities[0] - margins(similarities, candidates.positions, self.cluster_radius_m)[0]
+        weights = np.clip(similarities[agree] - elsewhere, 0.0, None)
+        if not weights.any():
+            weights[0] = 1.0
         weights /= weights.sum()
         positions, yaws = candidates.positions[agree], candidates.yaws[agree]
         position = weights @ positions

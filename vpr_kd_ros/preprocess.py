@@ -38,8 +38,10 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise DataError(f"preprocess: input size {self.height}x{self.width} is not positive")
-        if min(self.std) <= 0:
-            raise DataError(f"preprocess: std {self.std} must be positive")
+        if len(self.mean) != 3 or not np.isfinite(self.mean).all():
+            raise DataError(f"preprocess: mean {self.mean} must be three finite numbers")
+        if len(self.std) != 3 or not np.isfinite(self.std).all() or min(self.std) <= 0:
+            raise DataError(f"preprocess: std {self.std} must be three positive numbers")
         if self.resizer != RESIZER:
             raise DataError(f"preprocess: unknown resizer {self.resizer!r}; this version knows {RESIZER!r}")
 
@@ -79,10 +81,15 @@ class Preprocess:
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise DataError(f"preprocess: wants the keys {sorted(known)}, got {sorted(values)}")
-        return cls(
-            height=int(values["height"]),
-            width=int(values["width"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            resizer=str(values["resizer"]),
-        )
+        try:
+            mean_r, mean_g, mean_b = (float(value) for value in values["mean"])
+            std_r, std_g, std_b = (float(value) for value in values["std"])
+            return cls(
+                height=int(values["height"]),
+                width=int(values["width"]),
+                mean=(mean_r, mean_g, mean_b),
+                std=(std_r, std_g, std_b),
+                resizer=str(values["resizer"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError(f"preprocess: {dict(values)} does not hold what it should: {error}") from error

@@ -142,6 +142,7 @@ def save_student(path: str | Path, exported: ExportedProgram, metadata: StudentM
         _without_traces(exported), archive, extra_files={METADATA: json.dumps(metadata.to_dict(), indent=1)}
     )
     check_inert(path, archive.getvalue())
+    _load_program(path, archive.getvalue())  # torch writes some programs that it cannot read
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     with open(temporary, "wb") as file:
@@ -180,13 +181,7 @@ class Student:
         except DataError as error:
             raise DataError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
         check_inert(path, archive)
-        try:
-            # The verified bytes, not the file: nobody can change them in between.
-            exported = torch.export.load(io.BytesIO(archive))
-        except Exception as error:  # torch raises what it likes: RuntimeError, AssertionError, KeyError, SerializeError
-            raise DataError(
-                f"{path}: torch {torch.__version__} cannot read it ({error}); export it again with this torch"
-            ) from error
+        exported = _load_program(path, archive)
         _check_signature(path, exported, metadata)
         if fingerprint(exported, metadata.preprocess) != metadata.fingerprint:
             raise DataError(f"{path}: its weights or pre-processing do not fit its fingerprint; export it again")
@@ -212,6 +207,17 @@ class Student:
                 )
             descriptors[start : start + len(pixels)] = torch.nn.functional.normalize(rows, dim=1).cpu().numpy()
         return descriptors
+
+
+def _load_program(path: Path, archive: bytes) -> ExportedProgram:
+    """The program in the verified bytes; reading the file anew would leave time to change it."""
+    try:
+        return torch.export.load(io.BytesIO(archive))
+    except Exception as error:  # torch raises what it likes: RuntimeError, AssertionError, SpecViolationError, KeyError
+        raise DataError(
+            f"{path}: torch {torch.__version__} cannot read it ({error}); export it again with this torch, from a "
+            f"model without autocast regions"
+        ) from error
 
 
 def _check_signature(path: Path, exported: ExportedProgram, metadata: StudentMetadata) -> None:
