@@ -15,7 +15,7 @@ from vpr_kd_ros.errors import ConfigError
 
 
 class MinkLocFusion(EmbeddingModel):
-    """LiDAR + camera: MinkLoc++, the descriptors of MinkFPN and of an image encoder side by side (128 + 256 = 384 in DistilVPR).
+    """LiDAR + camera: MinkLoc++, the descriptors of a cloud and an image encoder side by side; 384-d as in DistilVPR.
 
     The original MinkLoc++ has image_dim 128 and 3,461,803 parameters.
 

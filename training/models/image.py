@@ -33,7 +33,7 @@ class ImageEncoder(EmbeddingModel):
 
 
 class MinkLoc2D(ImageEncoder):
-    """Camera: the image encoder of MinkLoc++, ResNet18 up to layer3, 1x1 convolution, GeM; DistilVPR's student at 384-d.
+    """Camera: the image encoder of MinkLoc++ (ResNet18 to layer3, 1x1 convolution, GeM); DistilVPR's student at 384-d.
 
     2,881,473 parameters at 384-d (DistilVPR), 2,815,681 at 128-d (MinkLoc++).
 
@@ -92,7 +92,8 @@ class MobileNetV2GeM(ImageEncoder):
         super().__init__()
         require_positive(descriptor_dim=descriptor_dim)
         self.descriptor_dim = descriptor_dim
-        self.features = torchvision_network("mobilenet_v2", pretrained).features
+        trunk = torchvision_network("mobilenet_v2", pretrained)
+        self.features = nn.Sequential(*trunk.get_submodule("features").children())
         self.pool = GeM()
         self.project = nn.Linear(1280, descriptor_dim)
         self.output = output_layer(output_norm, descriptor_dim)
@@ -125,7 +126,7 @@ class SmallResNetGeM(ImageEncoder):
 
     Args:
         descriptor_dim: of the descriptor.
-        widths: channels of the stages; each halves the resolution, the stem halves it once before.
+        widths: channels of the stages; the stem and every stage but the first halve the resolution.
         blocks: residual blocks per stage.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
     """
@@ -147,7 +148,7 @@ class SmallResNetGeM(ImageEncoder):
 
 
 def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
-    """Stem of stride 2, then stages of stride 2: (B, 3, H, W) to (B, widths[-1], H / 2^(stages + 1), W / ...)."""
+    """Stem of stride 2, a stage of stride 1, stages of stride 2: (B, 3, H, W) to (B, C, H / 2^n, W / 2^n), n stages."""
     stem = [
         nn.Conv2d(3, widths[0], kernel_size=5, stride=2, padding=2, bias=False),
         nn.BatchNorm2d(widths[0]),
@@ -155,8 +156,8 @@ def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
     ]
     stages: list[nn.Module] = []
     width = widths[0]
-    for plane_index, plane in enumerate(widths):
-        for i in range(blocks):
-            stages.append(BasicBlock(width, plane, stride=2 if i == 0 and plane_index > 0 else 1))
+    for stage, plane in enumerate(widths):
+        for block in range(blocks):
+            stages.append(BasicBlock(width, plane, stride=2 if stage > 0 and block == 0 else 1))
             width = plane
     return nn.Sequential(*stem, *stages)

@@ -1,8 +1,9 @@
 """Sparse convolution in pure PyTorch: find the neighbours by sorted keys, then gather, multiply, scatter.
 
-A voxel is one int64 key whose lowest bits are z, so the voxels of a column (x, y) lie next to each other among the sorted keys:
-one binary search per column of a kernel finds its lowest neighbour, and the others are found by stepping on. For a
-centred kernel between voxels of one level, the pairs of offset -d are those of d the other way round: half the search is enough.
+A voxel is one int64 key whose lowest bits are z, so the voxels of a column (x, y) lie next to each other among the
+sorted keys: one binary search per column of a kernel finds its lowest neighbour, and the others are found by stepping
+on. For a centred kernel between voxels of one level, the pairs of offset -d are those of d the other way round: half
+the search is enough.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _mirror(neighbours: Tensor, rows: Tensor, table: list[list[int]], kernel_siz
 
 
 class _Convolution(torch.autograd.Function):
-    """out[o] = sum over pairs (i, o, k) of x[i] @ kernel[k], without keeping the gathered rows for the backward pass."""
+    """out[o] = sum over pairs (i, o, k) of x[i] @ kernel[k]; keeps no gathered rows for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, kmap: KernelMap, rows_out: int) -> Tensor:
@@ -100,25 +101,31 @@ class _Convolution(torch.autograd.Function):
         return _gather_multiply_scatter(x, kernel, kmap, rows_out)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, kernel = ctx.saved_tensors
         kmap: KernelMap = ctx.kmap
         grad = grads[0].contiguous()
         grad_x = grad_kernel = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _gather_multiply_scatter(grad, kernel.transpose(1, 2), kmap.transposed(), len(x))
-        if ctx.needs_input_grad[1]:
-            grad_kernel = torch.zeros_like(kernel)
-            start = 0
-            for k, count in enumerate(kmap.counts):
-                if count:
-                    pairs = slice(start, start + count)
-                    torch.mm(x[kmap.inputs[pairs]].t(), grad[kmap.outputs[pairs]], out=grad_kernel[k])
-                    start += count
-            if kmap.identity is not None:
-                torch.mm(x.t(), grad, out=grad_kernel[kmap.identity])
+        with torch.autocast(grad.device.type, enabled=False):  # some call backward inside their autocast
+            if ctx.needs_input_grad[0]:
+                grad_x = _gather_multiply_scatter(grad, kernel.transpose(1, 2), kmap.transposed(), len(x))
+            if ctx.needs_input_grad[1]:
+                grad_kernel = _kernel_gradient(x, grad, kmap)
         return grad_x, grad_kernel, None, None
+
+
+def _kernel_gradient(x: Tensor, grad: Tensor, kmap: KernelMap) -> Tensor:
+    out = x.new_zeros(len(kmap.counts), x.shape[1], grad.shape[1])
+    start = 0
+    for k, count in enumerate(kmap.counts):
+        if count:
+            pairs = slice(start, start + count)
+            torch.mm(x[kmap.inputs[pairs]].t(), grad[kmap.outputs[pairs]], out=out[k])
+            start += count
+    if kmap.identity is not None:
+        torch.mm(x.t(), grad, out=out[kmap.identity])
+    return out
 
 
 def _gather_multiply_scatter(x: Tensor, kernel: Tensor, kmap: KernelMap, rows_out: int) -> Tensor:
@@ -157,7 +164,7 @@ class TorchGrid:
         kmap = self._map(min(from_stride, to_stride), max(from_stride, to_stride), kernel_size)
         if from_stride > to_stride:
             kmap = kmap.transposed()
-        out: Tensor = _Convolution.apply(features, kernel, kmap, len(self._keys[to_stride]))  # type: ignore[no-untyped-call]
+        out: Tensor = _Convolution.apply(features, kernel, kmap, len(self._keys[to_stride]))
         return out
 
     def _map(self, fine: int, coarse: int, kernel_size: int) -> KernelMap:

@@ -16,8 +16,8 @@ from vpr_kd_ros.errors import ConfigError, DataError
 
 
 class MinkFPN(nn.Module):
-    """Bottom-up: a wide first convolution, then stages of stride 2 with residual blocks. Top-down: transposed convolutions
-    added to 1x1x1 lateral ones. See ``MinkLoc3D`` for the arguments.
+    """Bottom-up: a wide first convolution, then stages of stride 2 with residual blocks. Top-down: transposed
+    convolutions added to 1x1x1 lateral ones. See ``MinkLoc3D`` for the arguments.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class MinkLoc3D(EmbeddingModel):
         require_positive(descriptor_dim=descriptor_dim, voxel_size=voxel_size, first_kernel=first_kernel)
         if not planes or len(planes) != len(layers) or min(*planes, *layers) < 1:
             raise ConfigError(
-                f"model options planes and layers want one number above 0 per stage, got {list(planes)} and {list(layers)}"
+                "model options planes and layers want one number above 0 for each stage, "
+                f"got {list(planes)} and {list(layers)}"
             )
         if not 0 <= top_down <= len(planes):
             raise ConfigError(

@@ -65,8 +65,8 @@ def choose_backend(name: str) -> str:
 
 
 def make_grid(backend: str, voxels: VoxelBatch) -> Grid:
-    """A grid of the backend that ``choose_backend`` named."""
-    return MinkowskiGrid(voxels) if backend == "minkowski" else TorchGrid(voxels)
+    """A grid of the backend that ``choose_backend`` named; MinkowskiEngine cannot hold a batch without any voxel."""
+    return MinkowskiGrid(voxels) if backend == "minkowski" and len(voxels.coordinates) else TorchGrid(voxels)
 
 
 class MinkowskiGrid:

@@ -36,7 +36,7 @@ def check_options(name: str, owner: type, options: Mapping[str, Any]) -> None:
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value from YAML has the type that a constructor asks for; int will do for float, bool not for a number."""
+    """Whether a value from YAML has the wanted type; an int will do for a float, a bool for neither."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))

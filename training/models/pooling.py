@@ -14,7 +14,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class GeM(nn.Module):
-    """Generalised mean, (mean of max(x, eps)^p)^(1/p), over the cells of a feature map (Radenovic et al., TPAMI 2019, Eq. 3).
+    """Generalised mean, (mean max(x, eps)^p)^(1/p), over a feature map (Radenovic et al., TPAMI 2019, Eq. 3).
 
     ``p`` is learnable, one for all channels. Computes and answers in float32 under autocast.
 

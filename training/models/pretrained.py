@@ -7,9 +7,14 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vpr_kd_ros.errors import DataError, MissingDependencyError
+
+# What torch raises for files that are cut, are something else, or hold other tensors.
+UNREADABLE = (RuntimeError, OSError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 
 
 def torchvision_network(name: str, pretrained: bool | str) -> nn.Module:
@@ -50,12 +55,10 @@ def _load(network: nn.Module, path: Path, name: str) -> None:
     try:
         state: dict[str, Tensor]
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except (RuntimeError, OSError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"model option pretrained: {path} does not hold the weights of {name}: {reason}") from error

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 class Grid(Protocol):
     """The occupied voxels of a batch at several strides, and convolutions between them.
 
-    Level ``stride`` holds the voxels that are multiples of ``stride`` along each axis; level 1 is the input. Coarser levels come
-    into being when something is convolved to them.
+    Level ``stride`` holds voxels whose coordinates are multiples of ``stride``; level 1 is the input. A coarser level
+    comes into being when something is convolved to it.
     """
 
     batch_size: int
@@ -72,8 +72,8 @@ class SparseConv(nn.Module):
     """Convolution at the occupied voxels, without bias, as MinkowskiEngine defines it.
 
     An odd kernel is centred; an even one reaches from its voxel in the positive direction. ``stride`` s > 1 goes to the
-    voxels floor(c / s) of the next level; ``transposed`` goes back to the finer level that is already there. Computes in float32 under
-    autocast: gathering and scattering cost more than the products.
+    voxels s floor(c / s) of the next level; ``transposed`` goes back to the finer level that is already there. Computes
+    in float32 under autocast: gathering and scattering cost more than the products.
 
     Args:
         kernel_size: voxels per axis.
@@ -112,8 +112,8 @@ class SparseBatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         if self.training and len(x.features) < 2:
-            scale = self.weight * torch.rsqrt(self.running_var + self.eps)  # type: ignore[operator]
-            return x.with_features((x.features - self.running_mean) * scale + self.bias)
+            y = F.batch_norm(x.features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            return x.with_features(y)
         return x.with_features(super().forward(x.features))
 
 
@@ -139,7 +139,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 class SparseBlock(nn.Module):
-    """Residual block: two 3x3x3 convolutions, ECA on the second; a 1x1x1 convolution on the shortcut where widths differ."""
+    """Residual block: two 3x3x3 convolutions and ECA; a 1x1x1 convolution on the shortcut where widths differ."""
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ def voxelise(clouds: Sequence[Tensor], voxel_size: float) -> VoxelBatch:
 
     Raises:
         ConfigError: ``voxel_size`` is not positive.
-        DataError: a cloud has another shape, a point lies too far away for this voxel size, or there are too many clouds.
+        DataError: a cloud has another shape, a point is too far away for this voxel size, or there are too many clouds.
     """
     if not voxel_size > 0:
         raise ConfigError(f"voxel_size must be positive, got {voxel_size}")
