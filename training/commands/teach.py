@@ -11,8 +11,8 @@ from training.engine.jobs import teach
 from training.sessions import load_sessions
 
 DESCRIPTION = """Train a model on the sessions that have poses: a teacher (LiDAR, or LiDAR and camera), or a student
-that learns by itself, for comparison. Sessions without poses are left aside. The best checkpoint on the validation region
-is kept in the run folder.
+that learns by itself, for comparison. Sessions without poses are left aside. The best checkpoint on the validation
+region is kept in the run folder.
 
 Example: python -m training teach --config config/training/teacher-lidar.yaml \\
 --train sessions/train --validation sessions/validation --out runs/teacher"""
