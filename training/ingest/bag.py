@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -58,6 +58,7 @@ class Bag:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.topics: dict[str, Topic] = {}
         self._notices: list[str] = []
         metadata = self._metadata()
         self.files = self._find_files(metadata)
@@ -111,8 +112,8 @@ class Bag:
         kind = self.topics[topic].type
         try:
             if self.topics[topic].encoding == "ros1":
-                return self._ros1.deserialize_ros1(data, kind)
-            return self._ros2.deserialize_cdr(data, kind)
+                return _types(Stores.ROS1_NOETIC).deserialize_ros1(data, kind)
+            return _types(Stores.ROS2_JAZZY).deserialize_cdr(data, kind)
         except Exception as error:  # damaged bytes make the deserializer fail in as many ways as it has lines
             raise DataError(f"{topic}: {len(data)} bytes are not a {kind}: {error}") from error
 
@@ -130,14 +131,6 @@ class Bag:
         except (struct.error, IndexError) as error:
             raise DataError(f"{topic}: a message of {len(data)} bytes has no header") from error
         return int(seconds) * 1_000_000_000 + int(nanoseconds)
-
-    @cached_property
-    def _ros1(self) -> Any:
-        return get_typestore(Stores.ROS1_NOETIC)
-
-    @cached_property
-    def _ros2(self) -> Any:
-        return get_typestore(Stores.ROS2_JAZZY)
 
     def _metadata(self) -> dict[str, Any]:
         path = self.path / "metadata.yaml"
@@ -244,6 +237,11 @@ class _RosbagsFile:
             raise
         except Exception as error:
             raise DataError(f"{self.path}: damaged: {error}; record to MCAP, of which the rest can be read") from error
+
+
+@cache
+def _types(store: Stores) -> Any:
+    return get_typestore(store)
 
 
 def _ros2_type(kind: str) -> str:
