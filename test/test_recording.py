@@ -1,0 +1,300 @@
+"""Bags: written whole, read by other libraries, checked for damage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from mcap.reader import make_reader
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from vpr_kd_ros import recording
+from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.message_definitions import message_definition, type_hash
+from vpr_kd_ros.playback import Bag
+from vpr_kd_ros.recording import BagWriter, TopicQos
+
+STORE = get_typestore(Stores.ROS2_JAZZY)
+START_NS = 1_700_000_000_000_000_000
+IMAGE, ODOMETRY = "sensor_msgs/msg/Image", "nav_msgs/msg/Odometry"
+
+pytestmark = pytest.mark.skipif(
+    not type_hash(IMAGE), reason="the message packages of ROS 2 (share/sensor_msgs) are not installed"
+)
+
+
+def image(value: int, height: int = 48) -> bytes:
+    """A serialized image, made by another library than ROS."""
+    types = STORE.types
+    stamp = types["builtin_interfaces/msg/Time"](sec=START_NS // 10**9, nanosec=value)
+    message = types[IMAGE](
+        header=types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera"),
+        height=height,
+        width=64,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=192,
+        data=np.random.default_rng(value).integers(0, 256, height * 192, dtype=np.uint8),
+    )
+    return bytes(STORE.serialize_cdr(message, IMAGE))
+
+
+def write(path: Path, count: int = 30, **options: float) -> list[bytes]:
+    sent = [image(index) for index in range(count)]
+    with BagWriter(path, chunk_bytes=20_000, **options) as writer:
+        writer.declare_topic("/latched", ODOMETRY, TopicQos(transient_local=True, depth=1))
+        for index, data in enumerate(sent):
+            assert writer.write("/camera", IMAGE, START_NS + index * 10**8, data)
+    return sent
+
+
+def test_rosbags_reads_what_was_written(tmp_path: Path) -> None:
+    sent = write(tmp_path / "bag")
+    with Reader(tmp_path / "bag") as reader:
+        assert reader.message_count == 30
+        assert reader.start_time == START_NS
+        assert reader.end_time == START_NS + 29 * 10**8 + 1
+        connections = {connection.topic: connection for connection in reader.connections}
+        assert connections["/camera"].msgtype == IMAGE
+        assert connections["/camera"].digest == STORE.hash_rihs01(IMAGE)
+        qos = connections["/latched"].ext.offered_qos_profiles[0]
+        assert (qos.durability.name, qos.reliability.name, qos.depth) == ("TRANSIENT_LOCAL", "RELIABLE", 1)
+        assert [data for _, _, data in reader.messages()] == sent
+    # The type definitions of the bag, not those of the library, decode it.
+    with AnyReader([tmp_path / "bag"], default_typestore=get_typestore(Stores.EMPTY)) as reader:
+        decoded = [reader.deserialize(data, connection.msgtype) for connection, _, data in reader.messages()]
+    assert [message.header.stamp.nanosec for message in decoded] == list(range(30))
+
+
+def test_mcap_reads_what_was_written_and_its_checksums_hold(tmp_path: Path) -> None:
+    sent = write(tmp_path / "bag")
+    with (tmp_path / "bag" / "bag_0.mcap").open("rb") as stream:
+        reader = make_reader(stream, validate_crcs=True)
+        summary = reader.get_summary()
+        assert summary.statistics.chunk_count > 5
+        assert all(index.compression == "zstd" for index in summary.chunk_indexes)
+        assert reader.get_header().profile == "ros2"
+        assert [message.data for _, _, message in reader.iter_messages()] == sent
+        records = [record for record in reader.iter_metadata() if record.name == "rosbag2"]
+    stored = yaml.safe_load(records[0].metadata["serialized_metadata"])
+    assert stored == yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+
+
+@pytest.mark.parametrize(
+    "type_name",
+    [
+        IMAGE,
+        ODOMETRY,
+        "sensor_msgs/msg/PointCloud2",
+        "sensor_msgs/msg/NavSatFix",
+        "diagnostic_msgs/msg/DiagnosticArray",
+        "visualization_msgs/msg/MarkerArray",
+        "geometry_msgs/msg/PoseWithCovarianceStamped",
+    ],
+)
+def test_definitions_have_the_hash_of_the_type_they_define(type_name: str) -> None:
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg(message_definition(type_name), type_name))
+    assert store.hash_rihs01(type_name) == STORE.hash_rihs01(type_name) == type_hash(type_name)
+
+
+@pytest.mark.parametrize("type_name", ["sensor_msgs/Image", "sensor_msgs/msg/Imagine", "../msg/passwd", "a/b/c/d"])
+def test_unknown_types_are_refused_by_name(tmp_path: Path, type_name: str) -> None:
+    with BagWriter(tmp_path / "bag") as writer, pytest.raises(DataError, match="mess"):
+        writer.write("/camera", type_name, START_NS, b"")
+
+
+def test_a_topic_keeps_its_type(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write("/camera", IMAGE, START_NS, image(0))
+        with pytest.raises(DataError, match="'/camera' holds sensor_msgs/msg/Image"):
+            writer.write("/camera", ODOMETRY, START_NS, b"")
+
+
+def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    with pytest.raises(DataError, match="exists already"):
+        BagWriter(tmp_path / "bag")
+    assert list((tmp_path / "bag").iterdir()) == []
+
+
+def test_chunks_reach_the_file_while_the_bag_is_open(tmp_path: Path) -> None:
+    def readable() -> list[bytes]:
+        # As a reader of a killed recorder's file: no index, no footer.
+        try:
+            return [message.data for message in Bag(tmp_path / "bag").messages()]
+        except DataError:
+            return []
+
+    with BagWriter(tmp_path / "bag", flush_seconds=0.05) as writer:
+        writer.write("/camera", IMAGE, START_NS, image(0))
+        waiting = threading.Event()
+        while not readable() and not waiting.wait(0.05):
+            writer.check()
+        assert readable() == [image(0)]
+
+
+def test_a_slow_disk_drops_and_counts_by_topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    put = BagWriter._put
+
+    def slow(self: BagWriter, message: recording._Message) -> None:
+        go_on.wait(10.0)
+        put(self, message)
+
+    monkeypatch.setattr(BagWriter, "_put", slow)
+    data = image(0)
+    writer = BagWriter(tmp_path / "bag", max_queue_bytes=5 * len(data))
+    kept = sum(writer.write("/camera", IMAGE, START_NS + index, data) for index in range(20))
+    go_on.set()
+    writer.close()
+    assert writer.dropped == {"/camera": 20 - kept}
+    assert 5 <= kept <= 6
+    assert len(list(Bag(tmp_path / "bag").messages())) == kept
+
+
+def test_a_full_disk_is_an_error_and_what_was_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = BagWriter(tmp_path / "bag", chunk_bytes=20_000)
+    sync = os.fdatasync
+    calls: list[int] = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(recording.os, "fdatasync", full)
+    writer._flush_seconds = 0.01
+    pause = threading.Event()
+
+    def fill() -> None:
+        for index in range(1000):
+            writer.write("/camera", IMAGE, START_NS + index, image(index))
+            pause.wait(0.01)
+
+    with pytest.raises(DataError, match=r"bag: the disk refused to write.*No space left"):
+        fill()
+    with pytest.raises(DataError, match="No space left"):
+        writer.check()
+    with pytest.raises(DataError, match="No space left"):
+        writer.close()
+    assert len(list(Bag(tmp_path / "bag").messages())) >= 1
+
+
+def test_a_closed_bag_takes_no_more(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag")
+    writer.close()
+    writer.close()
+    with pytest.raises(DataError, match="closed"):
+        writer.write("/camera", IMAGE, START_NS, image(0))
+
+
+def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
+    data = image(0)
+    with BagWriter(tmp_path / "bag") as writer:
+
+        def work(topic: str) -> None:
+            for index in range(100):
+                writer.write(topic, IMAGE, START_NS + index, data)
+
+        threads = [threading.Thread(target=work, args=(f"/camera{number}",)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    bag = Bag(tmp_path / "bag")
+    assert {name: topic.count for name, topic in bag.topics.items()} == {f"/camera{number}": 100 for number in range(4)}
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_of_a_cut_file_the_front_is_read(tmp_path: Path, part: float) -> None:
+    sent = write(tmp_path / "bag")
+    whole = (tmp_path / "bag" / "bag_0.mcap").read_bytes()
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(whole[: int(part * len(whole))])
+    bag = Bag(cut)
+    read = [message.data for message in bag.messages()]
+    assert read == sent[: len(read)]
+    assert part - 0.2 < len(read) / len(sent) <= 1.0
+    assert "cut off" in bag.damage[cut]
+    assert bag.topics["/camera"].count == len(read)
+
+
+def test_flipped_bytes_are_noticed_and_never_played(tmp_path: Path) -> None:
+    sent = write(tmp_path / "bag")
+    file = tmp_path / "bag" / "bag_0.mcap"
+    raw = bytearray(file.read_bytes())
+    place = len(raw) // 2
+    raw[place : place + 4] = bytes(value ^ 0xFF for value in raw[place : place + 4])
+    file.write_bytes(raw)
+    bag = Bag(tmp_path / "bag")
+    read = [message.data for message in bag.messages()]
+    assert read == sent[: len(read)]
+    assert 0 < len(read) < len(sent)
+    assert bag.damage
+
+
+def test_without_metadata_the_folder_still_plays(tmp_path: Path) -> None:
+    sent = write(tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    bag = Bag(tmp_path / "bag")
+    assert [message.data for message in bag.messages()] == sent
+    assert bag.topics["/latched"].qos == TopicQos(transient_local=True, depth=1)
+    assert (bag.start_ns, bag.end_ns) == (START_NS, START_NS + 29 * 10**8)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("nothing", None, "there is no such bag"),
+        ("a.db3", b"SQLite", "not an .mcap file"),
+        ("empty.mcap", b"", "no readable message"),
+        ("noise.mcap", bytes(range(256)) * 40, "no readable message"),
+    ],
+)
+def test_what_is_no_bag_is_refused_by_name(tmp_path: Path, name: str, content: bytes | None, text: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=text) as raised:
+        Bag(tmp_path / name)
+    assert name in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ("rosbag2_bagfile_information: [", "metadata.yaml: not the metadata"),
+        ("other: 1", "metadata.yaml: not the metadata"),
+        ("rosbag2_bagfile_information: {relative_file_paths: [a.db3], storage_identifier: sqlite3}", "bag convert"),
+        ("rosbag2_bagfile_information: {relative_file_paths: [a.mcap], storage_identifier: mcap}", "not there: a.mcap"),
+    ],
+)
+def test_damaged_metadata_is_named(tmp_path: Path, metadata: str, text: str) -> None:
+    (tmp_path / "metadata.yaml").write_text(metadata)
+    with pytest.raises(DataError, match=text):
+        Bag(tmp_path)
+
+
+def test_a_bag_of_another_writer_is_read(tmp_path: Path) -> None:
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    sent = [image(index) for index in range(5)]
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/camera", IMAGE, typestore=STORE)
+        for index, data in enumerate(sent):
+            writer.write(connection, START_NS + index, data)
+    bag = Bag(tmp_path / "bag")
+    assert [message.data for message in bag.messages()] == sent
+    assert bag.topics["/camera"].type_name == IMAGE
+    assert bag.damage == {}
