@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -93,12 +94,12 @@ class Session:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.info = _read_info(self.path / "session.json")
-        table = _read_keyframes(self.path / "keyframes.parquet")
-        self.stamps_ns: Ints = table["stamp_ns"].to_numpy()
-        self._images: list[str] = table["image"].to_pylist()
-        self._clouds: list[str | None] = table["cloud"].to_pylist()
-        self._labels: list[str | None] = table["labels"].to_pylist()
-        poses = np.stack([table[c].to_numpy().astype(np.float64) for c in POSE_COLUMNS], axis=1)
+        columns = _read_keyframes(self.path / "keyframes.parquet")
+        self.stamps_ns: Ints = columns["stamp_ns"].astype(np.int64)
+        self._images: list[str] = columns["image"].tolist()
+        self._clouds: list[str | None] = columns["cloud"].tolist()
+        self._labels: list[str | None] = columns["labels"].tolist()
+        poses = np.stack([columns[c].astype(np.float64) for c in POSE_COLUMNS], axis=1)
         self.labelled: bool = len(poses) > 0 and bool(np.isfinite(poses).all())
         """Whether every keyframe has a pose."""
         self.positions: Floats = poses[:, :3]
@@ -126,7 +127,7 @@ class Session:
     @property
     def has_clouds(self) -> bool:
         """Whether every keyframe has a LiDAR cloud."""
-        return all(cloud is not None for cloud in self._clouds)
+        return len(self) > 0 and all(cloud is not None for cloud in self._clouds)
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
@@ -137,7 +138,7 @@ class Session:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             raise DataError(f"{path}: not a readable image (keyframe {index} of session {self.name!r})")
-        return np.asarray(image[:, :, ::-1], dtype=np.uint8)
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     def cloud(self, index: int) -> NDArray[np.float32]:
         """LiDAR points in the base frame, (M, 3) float32, metres."""
@@ -147,12 +148,13 @@ class Session:
         path = self.path / name
         try:
             with np.load(path, allow_pickle=False) as archive:
-                points = archive["points"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+                points = np.asarray(archive["points"], dtype=np.float32)
+        # What NumPy and zipfile raise on a file that is cut, changed or another.
+        except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, BadZipFile) as error:
             raise DataError(f"{path}: not a readable cloud (wants an .npz with 'points'): {error}") from error
         if points.ndim != 2 or points.shape[1] != 3:
             raise DataError(f"{path}: 'points' has shape {points.shape}, wants (M, 3)")
-        return np.asarray(points, dtype=np.float32)
+        return points
 
     def semantics(self, index: int) -> NDArray[np.uint8] | None:
         """Class of each pixel (index into ``CLASSES``), (H, W) uint8, or None where the session has no labels."""
@@ -225,19 +227,27 @@ class SessionWriter:
             cloud_stamp_ns: of the cloud; the image's when not given.
             pose: of the base in ``info.frame_id``.
             semantics: (H, W) uint8, indices into ``CLASSES``.
+
+        Raises:
+            DataError: the cloud has another shape, the pose is not finite, or a file cannot be written.
         """
         stem = f"{len(self._rows):06d}"
         row: dict[str, Any] = {"stamp_ns": stamp_ns, "image": f"images/{stem}.jpg", "cloud": None, "labels": None}
         self._write_image(row["image"], np.ascontiguousarray(image[:, :, ::-1]), self._jpeg)
         if cloud is not None:
+            if cloud.ndim != 2 or cloud.shape[1] != 3:
+                raise DataError(f"{self.path}: cloud of keyframe {stem} has shape {cloud.shape}, wants (M, 3)")
             row["cloud"] = f"clouds/{stem}.npz"
             row["cloud_stamp_ns"] = stamp_ns if cloud_stamp_ns is None else cloud_stamp_ns
-            np.savez(self._work / row["cloud"], points=np.asarray(cloud, dtype=np.float32).reshape(-1, 3))
+            np.savez(self._work / row["cloud"], points=np.asarray(cloud, dtype=np.float32))
         if semantics is not None:
             row["labels"] = f"labels/{stem}.png"
             self._write_image(row["labels"], semantics, [])
         if pose is not None:
-            row.update(zip(POSE_COLUMNS, (*pose.position.tolist(), *pose.quaternion.tolist()), strict=True))
+            values = (*pose.position.tolist(), *pose.quaternion.tolist())
+            if not np.isfinite(values).all():
+                raise DataError(f"{self.path}: pose of keyframe {stem} is not finite: {values}")
+            row.update(zip(POSE_COLUMNS, values, strict=True))
         self._rows.append(row)
 
     def note(self, drops: Mapping[str, int], offsets_ms: Iterable[float]) -> None:
@@ -276,7 +286,8 @@ def load_sessions(paths: Iterable[str | Path]) -> list[Session]:
         if (path / "session.json").exists():
             sessions.append(Session(path))
             continue
-        inside = sorted(p.parent for p in path.glob("*/session.json")) if path.is_dir() else []
+        # A hidden folder is what a writer that was killed left behind.
+        inside = sorted(p.parent for p in path.glob("[!.]*/session.json")) if path.is_dir() else []
         if not inside:
             raise DataError(f"{path}: holds no session (no session.json in it or in its folders)")
         sessions.extend(Session(p) for p in inside)
@@ -304,12 +315,15 @@ def _read_info(path: Path) -> SessionInfo:
     return SessionInfo(**values)
 
 
-def _read_keyframes(path: Path) -> pa.Table:
+def _read_keyframes(path: Path) -> dict[str, NDArray[Any]]:
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        missing = [name for name in COLUMNS.names if name not in table.column_names]
+        if missing:
+            raise DataError(f"{path}: lacks the columns {missing}")
+        table = table.select(COLUMNS.names).cast(COLUMNS)
+        if table["stamp_ns"].null_count or table["image"].null_count:
+            raise DataError(f"{path}: a keyframe has no stamp or no image")
+        return {name: table[name].to_numpy() for name in COLUMNS.names}
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path}: not a readable keyframe table: {error}") from error
-    missing = [name for name in COLUMNS.names if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: lacks the columns {missing}")
-    return table
