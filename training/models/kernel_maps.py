@@ -121,7 +121,8 @@ def _kernel_gradient(x: Tensor, grad: Tensor, kmap: KernelMap) -> Tensor:
     for k, count in enumerate(kmap.counts):
         if count:
             pairs = slice(start, start + count)
-            torch.mm(x[kmap.inputs[pairs]].t(), grad[kmap.outputs[pairs]], out=out[k])
+            gathered = x.index_select(0, kmap.inputs[pairs])
+            torch.mm(gathered.t(), grad.index_select(0, kmap.outputs[pairs]), out=out[k])
             start += count
     if kmap.identity is not None:
         torch.mm(x.t(), grad, out=out[kmap.identity])
@@ -129,15 +130,19 @@ def _kernel_gradient(x: Tensor, grad: Tensor, kmap: KernelMap) -> Tensor:
 
 
 def _gather_multiply_scatter(x: Tensor, kernel: Tensor, kmap: KernelMap, rows_out: int) -> Tensor:
-    products = x.new_empty(len(kmap.inputs), kernel.shape[2])
+    out = x @ kernel[kmap.identity] if kmap.identity is not None else x.new_zeros(rows_out, kernel.shape[2])
+    # Two buffers for all offsets: they stay in the cache, and allocating megabytes anew costs as much as filling them.
+    most = max(kmap.counts)
+    gathered, products = x.new_empty(most, x.shape[1]), x.new_empty(most, kernel.shape[2])
     start = 0
     for k, count in enumerate(kmap.counts):
         if count:
             pairs = slice(start, start + count)
-            torch.mm(x[kmap.inputs[pairs]], kernel[k], out=products[pairs])
+            torch.index_select(x, 0, kmap.inputs[pairs], out=gathered[:count])
+            torch.mm(gathered[:count], kernel[k], out=products[:count])
+            out.index_add_(0, kmap.outputs[pairs], products[:count])
             start += count
-    out = x @ kernel[kmap.identity] if kmap.identity is not None else x.new_zeros(rows_out, kernel.shape[2])
-    return out.index_add_(0, kmap.outputs, products)
+    return out
 
 
 class TorchGrid:

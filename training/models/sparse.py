@@ -135,7 +135,7 @@ class EfficientChannelAttention(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         weights = torch.sigmoid(self.conv(x.mean()[:, None, :])[:, 0])
-        return x.with_features(x.features * weights[x.grid.batch_index(x.stride)])
+        return x.with_features(x.features * weights.index_select(0, x.grid.batch_index(x.stride)))
 
 
 class SparseBlock(nn.Module):
