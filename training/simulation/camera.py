@@ -29,7 +29,7 @@ class CameraConfig:
     horizontal_fov: float = 1.5707963
     forward_m: float = 0.6
     up_m: float = 1.6
-    pitch: float = 0.10
+    pitch: float = 0.15
 
     def __post_init__(self) -> None:
         if not (16 <= self.height <= 2160 and 16 <= self.width <= 3840):

@@ -58,7 +58,7 @@ class Condition:
 
 CONDITIONS: dict[str, Condition] = {
     "sun": Condition(
-        ambient=(0.34, 0.42, 0.55),
+        ambient=(0.44, 0.52, 0.64),
         horizon=(0.72, 0.86, 1.0),
         zenith=(0.16, 0.36, 0.85),
         clouds=0.35,
@@ -97,8 +97,8 @@ CONDITIONS: dict[str, Condition] = {
         horizon=(0.46, 0.50, 0.55),
         zenith=(0.24, 0.27, 0.31),
         clouds=1.0,
-        haze=0.007,
-        exposure=1.1,
+        haze=0.005,
+        exposure=1.15,
         noise=0.02,
         blur=0.65,
         saturation=0.75,

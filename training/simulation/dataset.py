@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from training.sessions import Session, SessionInfo, SessionWriter
 from training.simulation.camera import CameraConfig
-from training.simulation.conditions import CONDITIONS, check_conditions
+from training.simulation.conditions import check_conditions
 from training.simulation.lidar import LidarConfig
 from training.simulation.town import TownConfig
 from training.simulation.traverse import DriveConfig, Traverse
@@ -26,9 +26,6 @@ from vpr_kd_ros.errors import ConfigError, DataError, VprError
 
 WORLD_VERSION = 1
 """Raised whenever the same configuration comes to look different."""
-
-FIRST_STAMP_NS = 1_700_000_000_000_000_000
-DAY_NS = 86_400_000_000_000
 
 
 @dataclass(frozen=True)
@@ -198,14 +195,13 @@ def write_drive(out: Path, config: SimulationConfig, drive: Drive, tick: Callabl
         sources=[_source(config, drive)],
         calibration=_calibration(traverse),
     )
-    begin = FIRST_STAMP_NS + list(CONDITIONS).index(drive.condition) * DAY_NS
     with SessionWriter(out / drive.part / drive.name, info) as writer:
         for number in range(frames_per_drive(config)):
             travelled = number * config.drive.spacing_m
             image, semantics = traverse.photograph(travelled)
             points, _ = traverse.scan(travelled)
             writer.add(
-                begin + round(travelled / config.drive.speed_mps * 1e9),
+                traverse.first_stamp_ns + round(travelled / config.drive.speed_mps * 1e9),
                 image,
                 points,
                 pose=traverse.pose(travelled) if drive.posed else None,

@@ -108,8 +108,8 @@ def _ground(
     result.albedo[rows] = colour * texture[:, None]
     if condition.autumn > 0:
         # Fallen leaves, more of them away from the wheels.
-        fallen = hash_unit(cells(xy[:, 0] * 3), cells(xy[:, 1] * 3), 9)
-        covered = fallen < condition.autumn * np.where(street, 0.06, 0.35)
+        fallen = hash_unit(cells(xy[:, 0] * 7), cells(xy[:, 1] * 7), 9)
+        covered = fallen < condition.autumn * np.where(street, 0.08, 0.4)
         result.albedo[rows[covered]] = LEAVES[(fallen[covered] * 997).astype(np.int32) % len(LEAVES)]
     if condition.snow > 0:
         tracks = street & (np.abs(np.abs(across - 1.9) - 0.75) < 0.28)

@@ -51,7 +51,7 @@ class Road:
         return self._xy.min(axis=0), self._xy.max(axis=0)
 
     def at(self, s: Floats | float, d: Floats | float = 0.0) -> tuple[Floats, Floats]:
-        """Position (..., 2) in metres and heading (...) in radians at ``s`` along and ``d`` to the left of the middle."""
+        """Position (..., 2) in metres and heading (...) in radians at ``s`` along, ``d`` to the left."""
         s = np.asarray(s, dtype=np.float64)
         turns, along = np.divmod(s, self.length_m)
         yaw = np.interp(along, self._s, self._yaw) + 2 * np.pi * turns

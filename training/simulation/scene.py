@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,10 +32,14 @@ class Scene:
         bare = self.surfaces.kind[whole.surface] != Kind.CROWN
         self._whole = Caster(whole)
         self._bare = Caster(Mesh(whole.triangles[bare], whole.surface[bare]))
+        self._seconds = math.nan
         self.set_time(0.0)
 
     def set_time(self, seconds: float) -> None:
         """Put the moving cars where they are ``seconds`` after the start of the traverse."""
+        if seconds == self._seconds:
+            return
+        self._seconds = seconds
         cars = self._traffic.moving_at(self.town, seconds)
         self._moving = Caster(Mesh(cars.triangles, cars.surface + np.int32(self._shift)))
 

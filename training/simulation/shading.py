@@ -62,7 +62,9 @@ def radiance(
         Linear RGB (R, 3) float32, and the class of each ray (R,) uint8, indices into ``CLASSES``.
     """
     hits = _see(scene, condition, origins, directions)
-    rgb = _sky(condition, look, directions)
+    rgb = np.empty_like(directions)
+    above = np.flatnonzero(hits.surface < 0)
+    rgb[above] = _sky(condition, look, directions[above])
     category = np.full(len(directions), CLASS_OF["sky"], dtype=np.uint8)
     rows = np.flatnonzero(hits.surface >= 0)
     if len(rows):
@@ -74,7 +76,7 @@ def radiance(
         light = _light(scene, condition, look, base, origins[0], points, seen.normal)
         solid = look_of.albedo * light + look_of.emission
         grazing = 1 - np.abs(np.einsum("ij,ij->i", seen.normal, directions[rows]))
-        mirror = (look_of.gloss * (0.08 + 0.92 * grazing**3))[:, None]
+        mirror = (look_of.gloss * (0.06 + 0.6 * grazing**6))[:, None]
         mirrored = np.asarray(condition.horizon, dtype=np.float32)
         rgb[rows] = solid + (mirrored - solid) * mirror
     distance = np.minimum(hits.distance, np.float32(SKY_DISTANCE_M))
@@ -88,8 +90,10 @@ def _see(scene: Scene, condition: Condition, origins: F32, directions: F32) -> H
     hits = scene.cast(origins, directions)
     rows = np.flatnonzero((hits.surface >= 0) & (scene.surfaces.kind[hits.surface] == Kind.CROWN))
     points = origins[rows] + directions[rows] * hits.distance[rows, None]
-    filled = hash_unit(*(cells(points[:, axis] * 5.0) for axis in range(3)), 11)
-    rows = rows[filled >= condition.foliage]
+    filled = hash_unit(*(cells(points[:, axis] * 7.0) for axis in range(3)), 11)
+    # Crowns are dense in the middle and torn at the rim.
+    facing = np.abs(np.einsum("ij,ij->i", hits.normal[rows], directions[rows]))
+    rows = rows[filled >= condition.foliage + np.float32(0.35) * (facing - np.float32(0.25))]
     if len(rows):
         hits.replace(rows, scene.cast(origins[rows], directions[rows], crowns=False), np.arange(len(rows)))
     return hits
@@ -111,7 +115,10 @@ def _sky(condition: Condition, look: Look, directions: F32) -> F32:
         rgb[rows] += (cloud - rgb[rows]) * (0.85 * cover)
     if max(condition.sun) > 0:
         towards = np.clip(directions @ look.sun, 0, 1)
-        glow = 0.5 * towards**12 + 6.0 * towards**900
+        # Twelfth and 768th power by squaring: a wide glow and the disc.
+        wide = (towards**2) ** 2
+        wide = wide * wide * wide
+        glow = 0.5 * wide + 6.0 * (((wide**2) ** 2) ** 2) ** 8
         rgb += glow[:, None] * np.asarray(condition.sun, dtype=np.float32) * 0.5
     return rgb.astype(np.float32)
 

@@ -16,8 +16,8 @@ from vpr_kd_ros.errors import ConfigError
 
 F32 = NDArray[np.float32]
 
-ROAD_HALF_M = 5.6
-PAVEMENT_EDGE_M = 8.2
+ROAD_HALF_M = 5.5
+PAVEMENT_EDGE_M = 7.6
 SIDE_STREET_HALF_M = 3.6
 
 
@@ -51,7 +51,8 @@ class Zone:
     """The character of a stretch of the street; pairs are ranges that values are drawn from, metres unless said.
 
     ``built`` is the share of plots with a building, ``trees_per_100m`` counts both sides, ``fence`` the share of
-    plots with a hedge or a wall towards the street, ``parked`` the share of kerb places that are taken.
+    plots with a hedge or a wall towards the street, ``parked`` the share of kerb places that are taken, ``lawn``
+    whether the ground is grass (1) or paved (0), ``weight`` how common the zone is.
     """
 
     name: str
@@ -66,12 +67,13 @@ class Zone:
     fence: float
     parked: float
     lawn: float
+    weight: float
 
 
 ZONES = (
-    Zone("dense", (8.4, 10.5), (9, 19), (0, 5), (3, 6), 0.93, 0.1, 0.8, 4, 0.0, 0.55, 0.0),
-    Zone("houses", (11, 19), (8, 13), (3, 11), (1, 3), 0.9, 0.8, 0.5, 10, 0.65, 0.35, 1.0),
-    Zone("park", (15, 30), (9, 20), (8, 26), (1, 3), 0.3, 0.4, 0.7, 26, 0.4, 0.2, 1.0),
+    Zone("dense", (7.8, 9.6), (8, 18), (0, 4), (3, 6), 0.95, 0.15, 0.8, 3, 0.0, 0.5, 0.0, 0.5),
+    Zone("houses", (9.5, 16), (8, 13), (2, 9), (2, 4), 0.93, 0.75, 0.6, 9, 0.6, 0.3, 1.0, 0.35),
+    Zone("park", (13, 24), (9, 20), (6, 20), (2, 4), 0.4, 0.4, 0.8, 24, 0.4, 0.2, 1.0, 0.15),
 )
 
 WALLS = np.array(
@@ -155,8 +157,10 @@ class _Planner:
     def _zones(self) -> NDArray[np.int32]:
         metres = np.zeros(int(np.ceil(self.config.loop_length_m)), dtype=np.int32)
         start, last = 0, -1
+        weights = np.array([zone.weight for zone in ZONES])
         while start < len(metres):
-            kind = int(self.rng.choice([k for k in range(len(ZONES)) if k != last], p=None))
+            share = weights[last] if last >= 0 else 0.0
+            kind = int(self.rng.choice(len(ZONES), p=weights * (np.arange(len(ZONES)) != last) / (1 - share)))
             stop = start + int(self.config.zone_length_m * self.rng.uniform(0.6, 1.4))
             metres[start:stop] = kind
             start, last = stop, kind
@@ -286,7 +290,7 @@ class _Planner:
         trunk = self.builder.surface(Kind.PLAIN, "vegetation", np.array([0.30, 0.23, 0.17]) * self._range((0.7, 1.2)))
         thick = self._range((0.2, 0.45))
         self.builder.add(BOX, trunk, centre, (thick, thick, height), yaw)
-        green = np.array([0.20, 0.36, 0.13]) * self._range((0.75, 1.35)) + self.rng.normal(0, 0.02, 3)
+        green = np.array([0.27, 0.37, 0.19]) * self._range((0.75, 1.2)) + self.rng.normal(0, 0.02, 3)
         crown = self.builder.surface(Kind.CROWN, "vegetation", green)
         if self.rng.random() < 0.2:
             # A conifer or poplar: one tall crown from near the ground.

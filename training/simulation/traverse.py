@@ -19,7 +19,10 @@ from training.simulation.vehicles import make_traffic
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Pose
 
-LANE_M = -1.4
+FIRST_STAMP_NS = 1_700_000_000_000_000_000
+DAY_NS = 86_400_000_000_000
+
+LANE_M = -1.0
 """Where the robot drives, metres to the left of the middle of the street: in the right lane."""
 
 
@@ -37,7 +40,7 @@ class DriveConfig:
     spacing_m: float = 8.0
     speed_mps: float = 8.0
     lateral_sigma_m: float = 1.2
-    lateral_limit_m: float = 2.2
+    lateral_limit_m: float = 2.0
     heading_sigma: float = 0.08
     heading_limit: float = 0.25
 
@@ -63,10 +66,12 @@ class Traverse:
         seed: of the whole simulated world.
         region: names the region; its geometry depends on the seed and this name only.
         condition: one of ``CONDITIONS``.
+        number: of the drive, where there are several of one region and condition.
 
     Attributes:
         start_m: where on the street the drive starts.
         length_m: of the loop.
+        first_stamp_ns: time of the start; each condition and each number has a day of its own.
     """
 
     def __init__(
@@ -78,14 +83,16 @@ class Traverse:
         seed: int,
         region: str,
         condition: str,
+        number: int = 0,
     ) -> None:
         check_conditions([condition], "condition")
         self.condition = CONDITIONS[condition]
         self.drive = drive
         self.camera = Camera(camera)
         self.lidar = Lidar(lidar)
-        self._names = (seed, region, condition)
-        rng = generator(seed, "traverse", region, condition)
+        self._names = (seed, region, condition, number)
+        self.first_stamp_ns = FIRST_STAMP_NS + (list(CONDITIONS).index(condition) + 10 * number) * DAY_NS
+        rng = generator(seed, "traverse", region, condition, number)
         self.town = build_town(town, seed, region)
         self.length_m = self.town.road.length_m
         self.start_m = float(rng.uniform(0, drive.spacing_m))
@@ -114,10 +121,10 @@ class Traverse:
         return image, category.reshape(shape)
 
     def scan(self, travelled_m: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """LiDAR points (M, 3) float32 in the base frame, metres, and intensities (M,), from that far along the drive."""
+        """LiDAR points (M, 3) float32 in the base frame, metres, and intensities (M,), from there."""
         self.scene.set_time(travelled_m / self.drive.speed_mps)
         return self.lidar.scan(self.scene, self.pose(travelled_m), self._rng("lidar", travelled_m))
 
     def _rng(self, sensor: str, travelled_m: float) -> np.random.Generator:
-        seed, region, condition = self._names
-        return generator(seed, sensor, region, condition, round(travelled_m * 1000))
+        seed, *names = self._names
+        return generator(seed, sensor, *names, round(travelled_m * 1000))
