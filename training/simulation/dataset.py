@@ -24,7 +24,7 @@ from training.simulation.town import TownConfig
 from training.simulation.traverse import DriveConfig, Traverse
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raised whenever the same configuration comes to look different."""
 
 

@@ -74,6 +74,6 @@ def _drops(image: F32, count: int, scale: float, rng: np.random.Generator) -> F3
         rng.uniform(0, width, count), rng.uniform(0, height, count), rng.uniform(2, 7, count), strict=True
     ):
         cv2.circle(mask, (round(x), round(y)), max(1, round(size * scale)), 1.0, -1, cv2.LINE_AA)
-    mask = cv2.GaussianBlur(mask, (0, 0), 0.8 * scale)[:, :, None]
+    soft = cv2.GaussianBlur(mask, (0, 0), 0.8 * scale)[:, :, None]
     smeared = cv2.GaussianBlur(image, (0, 0), 4 * scale) * np.float32(1.05)
-    return np.asarray(image + (smeared - image) * mask, dtype=np.float32)
+    return np.asarray(image + (smeared - image) * soft, dtype=np.float32)

@@ -21,6 +21,7 @@ ASPHALT, KERB, PAVING, LAWN, PAINT = (
 )
 SNOW = linear((0.95, 0.96, 0.98))
 WARM = np.array([1.0, 0.72, 0.36], dtype=np.float32)
+RED = np.array([1.2, 0.05, 0.03], dtype=np.float32)
 LEAVES = linear([(0.80, 0.52, 0.12), (0.70, 0.28, 0.10), (0.62, 0.45, 0.18), (0.85, 0.68, 0.20)])
 TWIGS = linear((0.36, 0.31, 0.27))
 LAWN_OF_ZONE = np.array([zone.lawn for zone in ZONES], dtype=np.float32)
@@ -35,32 +36,41 @@ class Paint:
     gloss: F32
 
 
-def paint(
-    town: Town, surfaces: Surfaces, condition: Condition, hits: Hits, points: F32, footprint: F32, seed: int
-) -> Paint:
-    """Paint of what was hit; every ray must have hit something.
+@dataclass(frozen=True)
+class Spots:
+    """What R rays hit; every one must have hit something.
 
-    Args:
+    Attributes:
         town: whose ground it is.
         surfaces: what ``hits.surface`` counts in.
-        condition: season and weather.
         hits: R hits.
-        points: (R, 3) where, metres.
-        footprint: (R,) size of a pixel there, metres; detail smaller than that is averaged away.
+        points: (R, 3) float32 where, metres.
+        footprint: (R,) float32 size of a pixel there, metres; detail smaller than that is averaged away.
         seed: of the traverse: decides which windows are lit.
     """
+
+    town: Town
+    surfaces: Surfaces
+    hits: Hits
+    points: F32
+    footprint: F32
+    seed: int
+
+
+def paint(spots: Spots, condition: Condition) -> Paint:
+    """Paint of what was hit, in the season and weather of ``condition``."""
+    surfaces, hits, points = spots.surfaces, spots.hits, spots.points
     kind = surfaces.kind[hits.surface]
     result = Paint(surfaces.colour[hits.surface].copy(), np.zeros_like(points), np.zeros(len(points), dtype=np.float32))
     snow = condition.snow * np.clip((hits.normal[:, 2] - 0.35) * 3, 0, 1)
     for number, fill in ((Kind.GROUND, _ground), (Kind.FACADE, _facade), (Kind.CROWN, _crown)):
         rows = np.flatnonzero(kind == number)
         if len(rows):
-            fill(result, snow, rows, town, surfaces, condition, hits, points, footprint, seed)
+            fill(result, snow, rows, spots, condition)
     result.gloss[kind == Kind.GLASS] = 0.6
-    lamp = condition.lamps > 0
-    if lamp:
+    if condition.lamps > 0:
         result.emission[kind == Kind.HEADLAMP] = np.float32(5.0)
-        result.emission[kind == Kind.TAILLAMP] = np.float32([1.2, 0.05, 0.03])
+        result.emission[kind == Kind.TAILLAMP] = RED
         result.emission[kind == Kind.STREETLAMP] = WARM * np.float32(6.0 * min(1.0, 2 * condition.lamps))
     flecks = 0.85 + 0.3 * hash_unit(cells(points[:, 0] * 1.5), cells(points[:, 1] * 1.5), cells(points[:, 2] * 1.5))
     plain = kind == Kind.PLAIN
@@ -69,19 +79,9 @@ def paint(
     return result
 
 
-def _ground(
-    result: Paint,
-    snow: F32,
-    rows: NDArray[np.int64],
-    town: Town,
-    surfaces: Surfaces,
-    condition: Condition,
-    hits: Hits,
-    points: F32,
-    footprint: F32,
-    seed: int,
-) -> None:
-    xy, pixel = points[rows, :2], footprint[rows]
+def _ground(result: Paint, snow: F32, rows: NDArray[np.int64], spots: Spots, condition: Condition) -> None:
+    town = spots.town
+    xy, pixel = spots.points[rows, :2], spots.footprint[rows]
     s, d = town.road.locate(xy)
     across = np.abs(d)
     length = np.float32(town.road.length_m)
@@ -118,23 +118,12 @@ def _ground(
     result.albedo[rows] *= np.float32(1 - 0.45 * condition.wet)
 
 
-def _facade(
-    result: Paint,
-    snow: F32,
-    rows: NDArray[np.int64],
-    town: Town,
-    surfaces: Surfaces,
-    condition: Condition,
-    hits: Hits,
-    points: F32,
-    footprint: F32,
-    seed: int,
-) -> None:
-    surface = hits.surface[rows]
-    normal, height = hits.normal[rows], points[rows, 2]
-    spacing, storey, width, tall, shop, roughness, tone = surfaces.windows[surface].T
+def _facade(result: Paint, snow: F32, rows: NDArray[np.int64], spots: Spots, condition: Condition) -> None:
+    surface, points = spots.hits.surface[rows], spots.points[rows]
+    normal, height = spots.hits.normal[rows], points[:, 2]
+    spacing, storey, width, tall, shop, roughness, tone = spots.surfaces.windows[surface].T
     number = surface.astype(np.uint32)
-    along = points[rows, 1] * normal[:, 0] - points[rows, 0] * normal[:, 1] + 50 * hash_unit(number, 1)
+    along = points[:, 1] * normal[:, 0] - points[:, 0] * normal[:, 1] + 50 * hash_unit(number, 1)
     ground_floor = (shop > 0) & (height < storey)
     width = np.where(ground_floor, 0.86, width)
     tall = np.where(ground_floor, 0.7, tall)
@@ -142,7 +131,7 @@ def _facade(
     from_middle = np.abs(along / spacing % 1.0 - 0.5) * 2
     from_sill = np.abs(height / storey % 1.0 - 0.52) * 2
     # Windows fade into their mean where a pixel covers more than about one of them.
-    sharp = np.clip(1.6 - 1.2 * footprint[rows] / (0.5 * spacing), 0, 1)
+    sharp = np.clip(1.6 - 1.2 * spots.footprint[rows] / (0.5 * spacing), 0, 1)
     inside = ((from_middle < width) & (from_sill < tall)).astype(np.float32)
     glass = sharp * inside + (1 - sharp) * width * tall
     frame = sharp * ((from_middle < width + 0.14) & (from_sill < tall + 0.14)) * (1 - inside)
@@ -158,27 +147,16 @@ def _facade(
     result.gloss[rows] = 0.5 * glass
     if condition.lit_windows > 0:
         # Half of the choice stays from traverse to traverse, as habits do.
-        habit, today = hash_unit(column, row, number, 3), hash_unit(column, row, number, seed & 0xFFFF)
+        habit, today = hash_unit(column, row, number, 3), hash_unit(column, row, number, spots.seed & 0xFFFF)
         lit = (0.5 * habit + 0.5 * today < 0.5 * (2 * condition.lit_windows) ** 0.5) | (ground_floor & (habit < 0.6))
         glow = glass * lit * (0.35 + 0.65 * hash_unit(column, row, number, 4))
         result.emission[rows] = glow[:, None] * WARM * np.float32(0.55)
 
 
-def _crown(
-    result: Paint,
-    snow: F32,
-    rows: NDArray[np.int64],
-    town: Town,
-    surfaces: Surfaces,
-    condition: Condition,
-    hits: Hits,
-    points: F32,
-    footprint: F32,
-    seed: int,
-) -> None:
-    leaf = hash_unit(*(cells(points[rows, axis] * 2.5) for axis in range(3)), 5)
+def _crown(result: Paint, snow: F32, rows: NDArray[np.int64], spots: Spots, condition: Condition) -> None:
+    leaf = hash_unit(*(cells(spots.points[rows, axis] * 2.5) for axis in range(3)), 5)
     colour = result.albedo[rows]
-    tree = hash_unit(hits.surface[rows].astype(np.uint32), 6)
+    tree = hash_unit(spots.hits.surface[rows].astype(np.uint32), 6)
     turned = LEAVES[(tree * len(LEAVES)).astype(np.int32)]
     colour = colour + (turned - colour) * np.float32(condition.autumn)
     if condition.snow > 0:

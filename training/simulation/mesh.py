@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -85,12 +86,9 @@ class Mesh:
     triangles: F32
     surface: I32
 
-    def joined(self, other: Mesh, shift: int = 0) -> Mesh:
-        """Both meshes; ``shift`` is added to the other's surface numbers."""
-        return Mesh(
-            np.concatenate([self.triangles, other.triangles]),
-            np.concatenate([self.surface, other.surface + np.int32(shift)]),
-        )
+    def shifted(self, by: int) -> Mesh:
+        """The same triangles with ``by`` added to the number of their surface."""
+        return Mesh(self.triangles, self.surface + np.int32(by))
 
     def moved(self, x: float, y: float, yaw: float) -> Mesh:
         """The mesh turned by ``yaw`` radians about z and then shifted by (x, y) metres."""
@@ -99,27 +97,35 @@ class Mesh:
         return Mesh(self.triangles @ turn.T + np.array([x, y, 0], dtype=np.float32), self.surface)
 
 
+def join(meshes: Iterable[Mesh]) -> Mesh:
+    """All meshes in one; no meshes give an empty one."""
+    parts = list(meshes)
+    return Mesh(
+        np.concatenate([np.zeros((0, 3, 3), dtype=np.float32), *(part.triangles for part in parts)]),
+        np.concatenate([np.zeros(0, dtype=np.int32), *(part.surface for part in parts)]),
+    )
+
+
 def linear(rgb: Any) -> F32:
     """Linear light from display RGB in [0, 1]."""
     return np.asarray(np.asarray(rgb, dtype=np.float32) ** np.float32(2.2))
 
 
 def _box() -> F32:
-    return np.asarray(trimesh.creation.box(extents=(1, 1, 1)).triangles, dtype=np.float32) + np.float32([0, 0, 0.5])
+    corners = np.asarray(trimesh.creation.box(extents=(1, 1, 1)).triangles, dtype=np.float32)
+    return np.asarray(corners + np.array([0, 0, 0.5], dtype=np.float32))
 
 
 def _prism() -> F32:
-    """A gable roof over the unit square: ridge along x at z = 1."""
-    a, b, c, d = (
-        np.array(p, dtype=np.float32) for p in [(-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0)]
-    )
-    e, f = np.float32([-0.5, 0, 1]), np.float32([0.5, 0, 1])
-    return np.stack([np.stack(t) for t in [(a, b, f), (a, f, e), (c, d, e), (c, e, f), (b, c, f), (d, a, e)]])
+    corners = [(-0.5, -0.5, 0), (0.5, -0.5, 0), (0.5, 0.5, 0), (-0.5, 0.5, 0), (-0.5, 0, 1), (0.5, 0, 1)]
+    faces = [(0, 1, 5), (0, 5, 4), (2, 3, 4), (2, 4, 5), (1, 2, 5), (3, 0, 4)]
+    return np.asarray(np.array(corners, dtype=np.float32)[np.array(faces)])
 
 
 BOX = _box()
 """Unit box standing on z = 0, (12, 3, 3)."""
 PRISM = _prism()
+"""A gable roof over the unit square: ridge along x at z = 1, (6, 3, 3)."""
 BALL = np.asarray(trimesh.creation.icosphere(subdivisions=1).triangles, dtype=np.float32)
 """Sphere of radius 1 round the origin, (80, 3, 3)."""
 
@@ -128,8 +134,7 @@ BALL = np.asarray(trimesh.creation.icosphere(subdivisions=1).triangles, dtype=np
 class MeshBuilder:
     """Collects shapes and the surfaces they are made of."""
 
-    _triangles: list[F32] = field(default_factory=list)
-    _surface: list[I32] = field(default_factory=list)
+    _parts: list[Mesh] = field(default_factory=list)
     _rows: list[tuple[int, int, F32, Windows]] = field(default_factory=list)
 
     def surface(self, kind: Kind, category: str, rgb: Any, windows: Windows | None = None) -> int:
@@ -143,15 +148,10 @@ class MeshBuilder:
         cos, sin = np.cos(yaw), np.sin(yaw)
         turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=np.float32)
         placed = (shape * np.asarray(size, dtype=np.float32)) @ turn.T + np.asarray(centre, dtype=np.float32)
-        self._triangles.append(placed.astype(np.float32))
-        self._surface.append(np.full(len(shape), surface, dtype=np.int32))
+        self._parts.append(Mesh(placed.astype(np.float32), np.full(len(shape), surface, dtype=np.int32)))
 
     def build(self) -> tuple[Mesh, Surfaces]:
         """The mesh and its surfaces; either may be empty."""
-        mesh = Mesh(
-            np.concatenate([np.zeros((0, 3, 3), dtype=np.float32), *self._triangles]),
-            np.concatenate([np.zeros(0, dtype=np.int32), *self._surface]),
-        )
         names = ("spacing_m", "storey_m", "width", "height", "shop", "roughness", "tone")
         surfaces = Surfaces(
             np.array([row[0] for row in self._rows], dtype=np.uint8),
@@ -161,4 +161,4 @@ class MeshBuilder:
                 -1, 7
             ),
         )
-        return mesh, surfaces
+        return join(self._parts), surfaces

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+Reals = NDArray[np.floating[Any]]
 U32 = NDArray[np.uint32]
 
 _PRIMES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)
@@ -18,7 +20,7 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
-def cells(values: F32) -> U32:
+def cells(values: Reals) -> U32:
     """The integer cell that each value lies in, as unsigned 32 bit (negative cells wrap round)."""
     return np.floor(values).astype(np.int32).view(np.uint32)
 
@@ -40,9 +42,9 @@ def hash_unit(*keys: U32 | int) -> F32:
     return (mixed >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def smooth_noise(u: F32, v: F32, seed: int, octaves: int = 3) -> F32:
+def smooth_noise(u: Reals, v: Reals, seed: int, octaves: int = 3) -> F32:
     """Cloudy noise over the plane in [0, 1]: bilinear value noise, each octave of half the size and half the weight."""
-    total = np.zeros_like(u)
+    total = np.zeros(len(u), dtype=np.float32)
     weight = 0.0
     for octave in range(octaves):
         scale = 2.0**octave
@@ -78,11 +80,11 @@ def smooth_loop(
     return weights, limit
 
 
-def evaluate_loop(series: tuple[NDArray[np.float64], float], turns: NDArray[np.float64]) -> NDArray[np.float64]:
+def evaluate_loop(series: tuple[NDArray[np.float64], float], turns: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """The value of a ``smooth_loop`` at the given fractions of the loop, any shape."""
     weights, limit = series
     if limit <= 0.0:
-        return np.zeros_like(turns)
+        return np.zeros(np.shape(turns))
     angles = 2 * np.pi * np.asarray(turns)[..., None] * np.arange(1, len(weights) + 1)
     value = np.cos(angles) @ weights[:, 0] + np.sin(angles) @ weights[:, 1]
     return np.asarray(limit * np.tanh(value / limit))

@@ -38,7 +38,7 @@ class Odometer:
             moved = float(np.hypot(dx, dy))
             forward = (cos * dx + sin * dy) * self._scale + self._rng.normal(0, STEP_SIGMA) * np.sqrt(moved)
             left = (cos * dy - sin * dx) * self._scale
-            turned = float(wrap_angle(np.float64(exact.yaw - self._last.yaw)))
+            turned = float(wrap_angle(np.array(exact.yaw - self._last.yaw)))
             cos, sin = np.cos(self._yaw), np.sin(self._yaw)
             self._x += cos * forward - sin * left
             self._y += sin * forward + cos * left

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from training.simulation.mesh import Kind, Mesh
+from training.simulation.mesh import Kind, Mesh, join
 from training.simulation.rays import Caster, Hits
 from training.simulation.town import Town
 from training.simulation.vehicles import Traffic
@@ -28,7 +28,7 @@ class Scene:
         self.surfaces = town.surfaces.joined(traffic.surfaces)
         self._traffic = traffic
         self._shift = len(town.surfaces)
-        whole = town.mesh.joined(traffic.parked, self._shift)
+        whole = join([town.mesh, traffic.parked.shifted(self._shift)])
         bare = self.surfaces.kind[whole.surface] != Kind.CROWN
         self._whole = Caster(whole)
         self._bare = Caster(Mesh(whole.triangles[bare], whole.surface[bare]))
@@ -40,8 +40,7 @@ class Scene:
         if seconds == self._seconds:
             return
         self._seconds = seconds
-        cars = self._traffic.moving_at(self.town, seconds)
-        self._moving = Caster(Mesh(cars.triangles, cars.surface + np.int32(self._shift)))
+        self._moving = Caster(self._traffic.moving_at(self.town, seconds).shifted(self._shift))
 
     def cast(self, origins: F32, directions: F32, crowns: bool = True) -> Hits:
         """First hits of rays (R, 3) along unit directions (R, 3); without ``crowns`` rays pass through foliage."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.simulation.conditions import Condition
-from training.simulation.materials import paint
+from training.simulation.materials import Spots, paint
 from training.simulation.mesh import CLASS_OF, Kind
 from training.simulation.noise import cells, hash_unit, smooth_noise
 from training.simulation.rays import Hits
@@ -72,17 +72,18 @@ def radiance(
         points = origins[rows] + directions[rows] * seen.distance[:, None]
         category[rows] = scene.surfaces.category[seen.surface]
         footprint = seen.distance * np.float32(pixel_angle)
-        look_of = paint(scene.town, scene.surfaces, condition, seen, points, footprint, look.seed)
+        spots = Spots(scene.town, scene.surfaces, seen, points, footprint, look.seed)
+        material = paint(spots, condition)
         light = _light(scene, condition, look, base, origins[0], points, seen.normal)
-        solid = look_of.albedo * light + look_of.emission
+        solid = material.albedo * light + material.emission
         grazing = 1 - np.abs(np.einsum("ij,ij->i", seen.normal, directions[rows]))
-        mirror = (look_of.gloss * (0.06 + 0.6 * grazing**6))[:, None]
+        mirror = (material.gloss * (0.06 + 0.6 * grazing**6))[:, None]
         mirrored = np.asarray(condition.horizon, dtype=np.float32)
         rgb[rows] = solid + (mirrored - solid) * mirror
     distance = np.minimum(hits.distance, np.float32(SKY_DISTANCE_M))
     clear = np.exp(-np.float32(condition.haze) * distance)[:, None]
     air = np.asarray(condition.horizon, dtype=np.float32)
-    return air + (rgb - air) * clear, category
+    return np.asarray(air + (rgb - air) * clear, dtype=np.float32), category
 
 
 def _see(scene: Scene, condition: Condition, origins: F32, directions: F32) -> Hits:
@@ -137,7 +138,7 @@ def _light(scene: Scene, condition: Condition, look: Look, base: Pose, eye: F32,
         light[rows] += (facing[rows] * free)[:, None] * np.asarray(condition.sun, dtype=np.float32)
     if condition.lamps > 0:
         light += condition.lamps * (_street_lamps(scene, eye, points, normal) + _headlights(base, points, normal))
-    return light.astype(np.float32)
+    return np.asarray(light, dtype=np.float32)
 
 
 def _street_lamps(scene: Scene, eye: F32, points: F32, normal: F32) -> F32:
@@ -149,7 +150,7 @@ def _street_lamps(scene: Scene, eye: F32, points: F32, normal: F32) -> F32:
         square = np.einsum("ij,ij->i", towards, towards)
         facing = np.clip(np.einsum("ij,ij->i", towards, normal) / np.sqrt(square), 0, 1)
         total += 3.6 * (0.15 + facing) / (square + 6.0) * (points[:, 2] < lamp[2] + 0.5)
-    return total[:, None] * LAMP_COLOUR
+    return np.asarray(total[:, None] * LAMP_COLOUR)
 
 
 def _headlights(base: Pose, points: F32, normal: F32) -> F32:
@@ -165,4 +166,4 @@ def _headlights(base: Pose, points: F32, normal: F32) -> F32:
         normal[:, 0] * (forward * cos - left * sin) + normal[:, 1] * (forward * sin + left * cos) + normal[:, 2] * up
     )
     facing = np.clip(towards / np.sqrt(square), 0, 1)
-    return (cone * (0.1 + facing) * 34.0 / (square + 20.0))[:, None] * HEADLIGHT_COLOUR
+    return np.asarray((cone * (0.1 + facing) * 34.0 / (square + 20.0))[:, None] * HEADLIGHT_COLOUR)

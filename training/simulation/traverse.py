@@ -90,7 +90,7 @@ class Traverse:
         self.drive = drive
         self.camera = Camera(camera)
         self.lidar = Lidar(lidar)
-        self._names = (seed, region, condition, number)
+        self._seed, self._names = seed, (region, condition, number)
         self.first_stamp_ns = FIRST_STAMP_NS + (list(CONDITIONS).index(condition) + 10 * number) * DAY_NS
         rng = generator(seed, "traverse", region, condition, number)
         self.town = build_town(town, seed, region)
@@ -104,9 +104,9 @@ class Traverse:
     def pose(self, travelled_m: float) -> Pose:
         """Exact pose of the base in the region's map frame, ``travelled_m`` along the street from the start."""
         s = self.start_m + travelled_m
-        turn = np.float64(s / self.length_m)
-        xy, yaw = self.town.road.at(s, LANE_M + evaluate_loop(self._lateral, turn))
-        return Pose.planar(float(xy[0]), float(xy[1]), float(yaw + evaluate_loop(self._heading, turn)))
+        turn = s / self.length_m
+        xy, yaw = self.town.road.at(s, LANE_M + float(evaluate_loop(self._lateral, turn)))
+        return Pose.planar(float(xy[0]), float(xy[1]), float(yaw) + float(evaluate_loop(self._heading, turn)))
 
     def photograph(self, travelled_m: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image RGB (H, W, 3) uint8 and class of each pixel (H, W) uint8, from that far along the drive."""
@@ -126,5 +126,4 @@ class Traverse:
         return self.lidar.scan(self.scene, self.pose(travelled_m), self._rng("lidar", travelled_m))
 
     def _rng(self, sensor: str, travelled_m: float) -> np.random.Generator:
-        seed, *names = self._names
-        return generator(seed, sensor, *names, round(travelled_m * 1000))
+        return generator(self._seed, sensor, *self._names, round(travelled_m * 1000))

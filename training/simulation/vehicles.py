@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.simulation.mesh import BOX, Kind, Mesh, MeshBuilder, Surfaces
+from training.simulation.mesh import BOX, Kind, Mesh, MeshBuilder, Surfaces, join
 from training.simulation.town import ZONES, Town
 
 PARKED_D_M = 4.6
@@ -43,12 +43,12 @@ class Traffic:
 
     def moving_at(self, town: Town, seconds: float) -> Mesh:
         """The moving cars where they are ``seconds`` after the start."""
-        meshes = [Mesh(np.zeros((0, 3, 3), dtype=np.float32), np.zeros(0, dtype=np.int32))]
+        placed: list[Mesh] = []
         for car in self.moving:
             xy, yaw = town.road.at(car.start_m + car.speed_mps * seconds, car.offset_m)
             heading = float(yaw) + (np.pi if car.speed_mps < 0 else 0.0)
-            meshes.append(car.mesh.moved(float(xy[0]), float(xy[1]), heading))
-        return Mesh(np.concatenate([m.triangles for m in meshes]), np.concatenate([m.surface for m in meshes]))
+            placed.append(car.mesh.moved(float(xy[0]), float(xy[1]), heading))
+        return join(placed)
 
 
 def make_traffic(town: Town, rng: np.random.Generator, robot_start_m: float, robot_speed_mps: float) -> Traffic:
@@ -76,15 +76,9 @@ def make_traffic(town: Town, rng: np.random.Generator, robot_start_m: float, rob
         # One car ahead in the robot's own lane, at the robot's speed, so that nobody drives through anybody.
         ahead = robot_start_m + float(rng.uniform(16, 45))
         moving.append(MovingCar(models[rng.integers(len(models))], ahead, robot_speed_mps, -1.6))
-    mesh, surfaces = builder.build()
-    # The builder holds the surfaces of the models only; their triangles are placed here.
-    del mesh
-    none = Mesh(np.zeros((0, 3, 3), dtype=np.float32), np.zeros(0, dtype=np.int32))
-    standing = Mesh(
-        np.concatenate([none.triangles, *(m.triangles for m in parked)]),
-        np.concatenate([none.surface, *(m.surface for m in parked)]),
-    )
-    return Traffic(standing, tuple(moving), surfaces)
+    # The builder holds the models' surfaces only; their triangles are placed here.
+    _, surfaces = builder.build()
+    return Traffic(join(parked), tuple(moving), surfaces)
 
 
 def _model(builder: MeshBuilder, rng: np.random.Generator) -> Mesh:
