@@ -1,4 +1,6 @@
-"""Saves maps in children of its own that are killed with SIGKILL. Run as a process: ``PATH`` as argument, commands on stdin.
+"""Saves maps in children of its own that are killed with SIGKILL.
+
+Run as a process, with the map's path as argument and commands on its standard input:
 
 ``line N``: the child saves a map of 6 places and is killed before the N-th line that writing executes.
 ``time MS``: the child saves maps of 5 and 6 places in turn and is killed after MS milliseconds.
@@ -16,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from vpr_kd_ros import map_files
 from vpr_kd_ros.geometry import Pose
@@ -57,6 +60,7 @@ def save_for_ever(path: str) -> None:
 
 def main() -> None:
     path = sys.argv[1]
+    pa.array(["imports pandas here, once, and not in each child"])
     print("ready", flush=True)
     for command in sys.stdin:
         kind, number = command.split()

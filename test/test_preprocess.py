@@ -1,0 +1,91 @@
+"""The pre-processing against OpenCV and its own definition."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from support.tiny import picture
+from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.preprocess import Preprocess
+
+
+def test_shrinking_averages_as_opencv_does() -> None:
+    rng = np.random.default_rng(0)
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8), (0, 0), 6)
+    smooth = np.asarray(cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX), dtype=np.uint8)  # type: ignore[call-overload]
+    found = Preprocess(60, 80).resize(smooth).permute(1, 2, 0).numpy()
+    wanted = cv2.resize(smooth, (80, 60), interpolation=cv2.INTER_AREA)
+    assert np.abs(found.astype(int) - wanted.astype(int)).max() <= 6
+
+
+def test_shrinking_does_not_alias() -> None:
+    stripes = np.zeros((100, 200, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    found = Preprocess(10, 20).resize(stripes).numpy().astype(int)
+    assert np.abs(found[:, :, 1:-1] - 128).max() <= 2
+
+
+def test_normalised_by_channel() -> None:
+    preprocess = Preprocess(4, 6, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    image = picture(1, 4, 6)  # its own size: not resized
+    wanted = np.empty((3, 4, 6))
+    for channel in range(3):
+        wanted[channel] = (image[:, :, channel] / 255.0 - preprocess.mean[channel]) / preprocess.std[channel]
+    found = preprocess(image)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
+    batch = torch.stack([preprocess.resize(image)] * 2)
+    np.testing.assert_array_equal(preprocess.normalise(batch)[1].numpy(), found.numpy())
+
+
+def test_the_image_is_left_alone_and_views_are_welcome() -> None:
+    image = picture(2, 20, 30)
+    kept = image.copy()
+    preprocess = Preprocess(8, 8)
+    wanted = preprocess(image)
+    image.flags.writeable = False
+    np.testing.assert_array_equal(preprocess(image).numpy(), wanted.numpy())
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    np.testing.assert_array_equal(preprocess(bgr[:, :, ::-1]).numpy(), wanted.numpy())
+    np.testing.assert_array_equal(image, kept)
+    same_size = Preprocess(20, 30).resize(image)
+    same_size += 1
+    np.testing.assert_array_equal(image, kept)
+
+
+def test_round_trip_through_json() -> None:
+    preprocess = Preprocess(224, 320, mean=(0.5, 0.4, 0.3))
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"height": 0},
+        {"height": "tall"},
+        {"width": None},
+        {"std": [0.1, 0.0, 0.1]},
+        {"std": [0.1, math.nan, 0.1]},
+        {"mean": [0.1, 0.1]},
+        {"mean": [0.1, 0.1, math.inf]},
+        {"mean": 3},
+        {"resizer": "nearest"},
+        {"colour": "bgr"},
+    ],
+)
+def test_bad_values_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="preprocess"):
+        Preprocess.from_dict({**Preprocess(8, 8).to_dict(), **changes})
+
+
+def test_what_is_no_image_is_refused() -> None:
+    for image in (np.zeros((8, 8)), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 0, 3), np.uint8)):
+        with pytest.raises(DataError, match="RGB"):
+            Preprocess(4, 4).resize(image)  # type: ignore[arg-type]
