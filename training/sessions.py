@@ -233,7 +233,7 @@ class SessionWriter:
         """
         stem = f"{len(self._rows):06d}"
         row: dict[str, Any] = {"stamp_ns": stamp_ns, "image": f"images/{stem}.jpg", "cloud": None, "labels": None}
-        self._write_image(row["image"], np.ascontiguousarray(image[:, :, ::-1]), self._jpeg)
+        self._write_image(row["image"], np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), dtype=np.uint8), self._jpeg)
         if cloud is not None:
             if cloud.ndim != 2 or cloud.shape[1] != 3:
                 raise DataError(f"{self.path}: cloud of keyframe {stem} has shape {cloud.shape}, wants (M, 3)")

@@ -131,7 +131,8 @@ class KeyframeReader:
             self._note(problem, str(error))
         else:
             # Many drivers write a beam that came back from nowhere as a point in the sensor itself.
-            points = points[points.any(axis=1)]
+            returned = points.any(axis=1)
+            points = points if returned.all() else points[returned]
             if len(points):
                 entry.cloud = self.extrinsic.apply(points)
                 return
