@@ -34,12 +34,17 @@ _PACKED: dict[str, tuple[int, int, int | None]] = {
     **{name: (1, bits, cv2.COLOR_GRAY2RGB) for bits in (8, 16) for name in (f"mono{bits}", f"{bits}UC1")},
     # OpenCV's type names say nothing of colour; what OpenCV keeps in three channels is BGR.
     "8UC3": (3, 8, cv2.COLOR_BGR2RGB),
-    # OpenCV's old Bayer names are shifted by one pixel against ROS and the camera makers (COLOR_BayerBG is RGGB); the
-    # four-letter names are not.
+    # OpenCV names a mosaic by the second row's second and third pixel, ROS by its upper left block (and the OpenCV of
+    # Ubuntu 22.04 does not have the newer names that say the same as ROS).
     **{
-        f"bayer_{pattern}{bits}": (1, bits, getattr(cv2, f"COLOR_Bayer{pattern.upper()}2RGB"))
+        f"bayer_{pattern}{bits}": (1, bits, code)
         for bits in (8, 16)
-        for pattern in ("rggb", "bggr", "gbrg", "grbg")
+        for pattern, code in (
+            ("rggb", cv2.COLOR_BayerBG2RGB),
+            ("bggr", cv2.COLOR_BayerRG2RGB),
+            ("gbrg", cv2.COLOR_BayerGR2RGB),
+            ("grbg", cv2.COLOR_BayerGB2RGB),
+        )
     },
 }
 _YUV422 = {
