@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from training.models.base import EmbeddingModel, output_layer, require_positive
@@ -28,6 +29,8 @@ class ImageEncoder(EmbeddingModel):
         """Normalised images (B, 3, H, W) float32 to descriptors (B, C); ``voxels`` are ignored."""
         if images is None:
             raise DataError("this model needs images, and the batch has none")
+        # Channels last is a third faster on a CPU. The weights stay contiguous: safetensors takes no others.
+        images = images.contiguous(memory_format=torch.channels_last)
         descriptors: Tensor = self.output(self.project(self.pool(self.features(images))))
         return descriptors
 
