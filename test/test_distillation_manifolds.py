@@ -110,6 +110,14 @@ def test_hyperbolic_gradient_does_not_die_where_the_released_one_does() -> None:
         assert (slope.abs() > 1) == alive, form
 
 
+def test_released_points_stop_at_the_published_projection() -> None:
+    x, y = (10 * descriptors(seed, 5) for seed in (13, 14))
+    expected = torch.stack([torch.stack([naive.hyperbolic_released(a, b, C) for b in y]) for a in x])
+    torch.testing.assert_close(manifolds.hyperbolic_distances_released(x, y, C), expected, rtol=1e-9, atol=1e-10)
+    norms = manifolds.exp_map_origin(x, C).norm(dim=1) * C**0.5
+    assert norms[-1].item() == pytest.approx(1 - 1e-3, rel=1e-12)
+
+
 def test_released_distances_stop_where_the_published_ones_do() -> None:
     x = torch.tensor([[500.0, 0.0]])
     assert manifolds.hyperbolic_distances_released(x, -x, C).item() == pytest.approx(38.59, abs=0.01)

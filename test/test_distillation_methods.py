@@ -234,6 +234,14 @@ def test_autocast_does_not_change_the_loss(name: str, options: dict[str, Any]) -
         assert method(teacher, student) == plain
 
 
+def test_autocast_does_not_reach_the_adaptor() -> None:
+    teacher, student = batch(8, channels=7)[0].float(), batch(8)[1].detach().float()
+    method = build_method("mse", {"adaptor": "teacher"}, teacher_dim=7, student_dim=4)
+    plain = method(teacher, student)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert method(teacher, student) == plain
+
+
 def test_shapes_that_are_no_batch_of_pairs_are_refused() -> None:
     method = build_method("mse", {})
     for teacher, student in ((3, 4), (0, 0)):
