@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -458,6 +459,33 @@ def test_a_truncated_mcap_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     notice = next(n for n in outcome.notices if "TRUNCATED" in n)
     assert f"{285 - readable} of 285 messages are lost" in notice
     assert notice in cut.info.sources[0]["notices"]
+
+
+KILLED_RECORDER = """
+import os, signal, sys, time
+sys.path[:0] = ["test", "."]
+from support.bags import STORE
+from test_ingest import drive
+from vpr_kd_ros.recording import BagWriter
+writer = BagWriter(sys.argv[1], flush_seconds=0.01)
+for number, (topic, stamp, item) in enumerate(drive()):
+    writer.write(topic, item.__msgtype__, stamp, bytes(STORE.serialize_cdr(item, item.__msgtype__)))
+    time.sleep(0.002)
+    if number == 200:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_bag_of_a_killed_recorder_is_read(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_RECORDER, str(tmp_path / "drive")]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    outcome = ingest(tmp_path / "drive", tmp_path / "out", config())
+    notices = " ".join(outcome.notices)
+    assert "no metadata.yaml" in notices
+    assert "TRUNCATED MCAP" in notices
+    session = Session(outcome.session)
+    assert len(session) > 3
+    check_drive(session, expected_keyframes()[: len(session)])
 
 
 def with_checksums(source: Path, target: Path) -> Path:
