@@ -55,7 +55,8 @@ def make_traffic(town: Town, rng: np.random.Generator, robot_start_m: float, rob
     """Cars for one traverse of a robot that starts at ``robot_start_m`` and drives ``robot_speed_mps``."""
     builder = MeshBuilder()
     length = town.road.length_m
-    models = [_model(builder, rng) for _ in range(10)]
+    models = [_model(builder, rng, lights=False) for _ in range(10)]
+    driven = [_model(builder, rng, lights=True) for _ in range(6)]
     parked: list[Mesh] = []
     for side in (-1.0, 1.0):
         s = float(rng.uniform(0, 6))
@@ -71,24 +72,24 @@ def make_traffic(town: Town, rng: np.random.Generator, robot_start_m: float, rob
     moving: list[MovingCar] = []
     for _ in range(rng.integers(4, 9)):
         speed = -float(rng.uniform(7, 12))
-        moving.append(MovingCar(models[rng.integers(len(models))], float(rng.uniform(0, length)), speed, LANE_D_M))
+        moving.append(MovingCar(driven[rng.integers(len(driven))], float(rng.uniform(0, length)), speed, LANE_D_M))
     if rng.random() < 0.6:
         # One car ahead in the robot's own lane, at the robot's speed, so that nobody drives through anybody.
         ahead = robot_start_m + float(rng.uniform(16, 45))
-        moving.append(MovingCar(models[rng.integers(len(models))], ahead, robot_speed_mps, -1.6))
+        moving.append(MovingCar(driven[rng.integers(len(driven))], ahead, robot_speed_mps, -1.6))
     # The builder holds the models' surfaces only; their triangles are placed here.
     _, surfaces = builder.build()
     return Traffic(join(parked), tuple(moving), surfaces)
 
 
-def _model(builder: MeshBuilder, rng: np.random.Generator) -> Mesh:
-    """A car or a van round the origin, facing +x; its surfaces are added to ``builder``."""
+def _model(builder: MeshBuilder, rng: np.random.Generator, lights: bool) -> Mesh:
+    """A car or a van round the origin, facing +x; its surfaces go to ``builder``. ``lights``: lamps shine at night."""
     own = MeshBuilder()
     paint = builder.surface(Kind.PLAIN, "dynamic", PAINTS[rng.integers(len(PAINTS))] + rng.normal(0, 0.03, 3))
     glass = builder.surface(Kind.GLASS, "dynamic", (0.16, 0.19, 0.22))
     tyre = builder.surface(Kind.PLAIN, "dynamic", (0.06, 0.06, 0.06))
-    head = builder.surface(Kind.HEADLAMP, "dynamic", (0.9, 0.9, 0.85))
-    tail = builder.surface(Kind.TAILLAMP, "dynamic", (0.6, 0.05, 0.04))
+    head = builder.surface(Kind.HEADLAMP if lights else Kind.PLAIN, "dynamic", (0.9, 0.9, 0.85))
+    tail = builder.surface(Kind.TAILLAMP if lights else Kind.PLAIN, "dynamic", (0.6, 0.05, 0.04))
     long, wide = float(rng.uniform(3.9, 4.8)), float(rng.uniform(1.7, 1.9))
     van = rng.random() < 0.2
     body = 1.75 if van else 0.62
