@@ -80,7 +80,7 @@ def node(module: str, arguments: Sequence[str], environment: dict[str, str], log
         raise StepError(f"{module} ended with status {process.returncode}:\n{_tail(log)}")
 
 
-def parameters(**values: str | float | bool) -> list[str]:
+def parameters(**values: str | float | bool | Path) -> list[str]:
     """ROS arguments that set parameters."""
     result = ["--ros-args"]
     for name, value in values.items():
