@@ -62,31 +62,29 @@ def kernel_map(keys_in: Tensor, keys_out: Tensor, kernel_size: int, stride_in: i
         hits.append(hit)
         position = position + hit
     hit_table = torch.stack(hits)  # (K, columns, V_out): z slowest, so flattened it is the order of the kernel
-    if not centred_on_itself:
-        pairs = hit_table.nonzero()
-        inputs = torch.stack(found)[hit_table]
-        counts = hit_table.sum(dim=2).flatten().tolist()
-        return KernelMap(inputs, pairs[:, 2], tuple(counts), None)
-    hit_table[: kernel_size // 2 + 1, 0] = False  # of the central column, only what lies above the centre
-    rows = hit_table.nonzero()[:, 2]
-    neighbours = torch.stack(found)[hit_table]
-    table = hit_table.sum(dim=2).tolist()
-    return _mirror(neighbours, rows, table, kernel_size)
+    if centred_on_itself:
+        hit_table[: kernel_size // 2 + 1, 0] = False  # of the central column, only what lies above the centre
+    outputs = hit_table.nonzero()[:, 2]
+    inputs = torch.stack(found)[hit_table]
+    counts = hit_table.sum(dim=2)
+    if centred_on_itself:
+        return _mirror(inputs, outputs, counts.tolist(), kernel_size)
+    return KernelMap(inputs, outputs, tuple(counts.flatten().tolist()), None)
 
 
-def _mirror(neighbours: Tensor, rows: Tensor, table: list[list[int]], kernel_size: int) -> KernelMap:
-    """Complete the pairs of one half of a centred kernel, found column by column, by their mirror images."""
+def _mirror(half_inputs: Tensor, half_outputs: Tensor, counts: list[list[int]], kernel_size: int) -> KernelMap:
+    """Complete the pairs of one half of a centred kernel, (z, column) by (z, column), by their mirror images."""
     volume, area = kernel_size**3, kernel_size**2
-    inputs: list[Tensor] = [neighbours[:0]] * volume
-    outputs: list[Tensor] = [rows[:0]] * volume
+    inputs: list[Tensor] = [half_inputs[:0]] * volume
+    outputs: list[Tensor] = [half_outputs[:0]] * volume
     start = 0
-    for z, counts in enumerate(table):
-        for column, count in enumerate(counts):
+    for z, row in enumerate(counts):
+        for column, count in enumerate(row):
             offset = z * area + area // 2 + column
             if count:
-                ins, outs = neighbours[start : start + count], rows[start : start + count]
-                inputs[offset], outputs[offset] = ins, outs
-                inputs[volume - 1 - offset], outputs[volume - 1 - offset] = outs, ins
+                pairs = slice(start, start + count)
+                inputs[offset], outputs[offset] = half_inputs[pairs], half_outputs[pairs]
+                inputs[volume - 1 - offset], outputs[volume - 1 - offset] = half_outputs[pairs], half_inputs[pairs]
                 start += count
     return KernelMap(torch.cat(inputs), torch.cat(outputs), tuple(len(rows) for rows in inputs), volume // 2)
 
