@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
 import rclpy
+import yaml
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -118,3 +120,17 @@ def test_the_defaults_of_every_node_are_allowed_values(config_type: type) -> Non
     finally:
         node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize(
+    ("name", "config_type"),
+    [("localizer", LocalizerParameters), ("mapper", MapperParameters), ("recorder", RecorderParameters)],
+)
+def test_the_parameter_files_hold_every_parameter_and_its_default(name: str, config_type: type) -> None:
+    path = Path(__file__).parents[1] / "config" / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    defaults = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(config_type()).items()
+    }
+    assert values == defaults

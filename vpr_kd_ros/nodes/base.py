@@ -7,10 +7,12 @@ does the first two by itself. A node that cannot be configured says why and stay
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -198,6 +200,16 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+
+
+def main(create: Callable[[], VprNode[Any]], exit_on_failure: bool = False) -> NoReturn:
+    """``run`` with this process's command line, and leave the process with its status."""
+    status = run(create, exit_on_failure=exit_on_failure)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is finished; torch would take seconds more to take itself down, longer than ros2 launch waits after
+    # SIGINT on a busy robot, and a clean end would be reported as a death.
+    os._exit(status)
 
 
 def run(create: Callable[[], VprNode[Any]], args: Sequence[str] | None = None, exit_on_failure: bool = False) -> int:

@@ -5,11 +5,11 @@ ros2 run vpr_kd_ros localizer --ros-args -p student:=student.pt2 -p map:=town_ma
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from vpr_kd_ros.conversions import columns_to_cloud, pose_with_covariance_to_mes
 from vpr_kd_ros.decode import image_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.localizer import Localizer, LocalizerConfig, Match
-from vpr_kd_ros.nodes.base import OK, WARN, VprNode, run
+from vpr_kd_ros.nodes import base
+from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
 from vpr_kd_ros.nodes.markers import match_markers, match_picture, places_marker
 from vpr_kd_ros.nodes.newest import NewestWorker
@@ -101,7 +102,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         for name in ("student", "map"):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
-        student = Student.load(config.student, device=config.device, threads=config.threads or None)
+        student = Student.load(Path(config.student).expanduser(), device=config.device, threads=config.threads or None)
         localizer = self._with_map(student)
         size = student.metadata.preprocess
         student.describe([np.zeros((size.height, size.width, 3), dtype=np.uint8)])
@@ -189,7 +190,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
     def _with_map(self, student: Student) -> Localizer:
         config = self.config
-        place_map = PlaceMap.load(config.map, student.metadata.fingerprint)
+        place_map = PlaceMap.load(Path(config.map).expanduser(), student.metadata.fingerprint)
         return Localizer(
             student,
             place_map,
@@ -267,7 +268,7 @@ def _candidates_cloud(match: Match, frame_id: str) -> PointCloud2:
 
 def main() -> None:
     """Entry point of the executable ``localizer``."""
-    sys.exit(run(LocalizerNode))
+    base.main(LocalizerNode)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import traceback
@@ -25,7 +24,8 @@ from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.mapper import Mapper, MapperConfig
-from vpr_kd_ros.nodes.base import OK, WARN, VprNode, run
+from vpr_kd_ros.nodes import base
+from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
 from vpr_kd_ros.nodes.markers import places_marker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
@@ -78,6 +78,7 @@ class MapperNode(VprNode[MapperParameters]):
     def __init__(self) -> None:
         super().__init__("mapper", MapperParameters)
         self._mapper: Mapper | None = None
+        self._path = Path()
         self._poses = PoseBuffer()
         self._waiting: deque[_Waiting] = deque()
         self._drops = Drops()
@@ -105,15 +106,16 @@ class MapperNode(VprNode[MapperParameters]):
         for name in ("student", "map"):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
-        there = Path(config.map).exists()
+        self._path = Path(config.map).expanduser()
+        there = self._path.exists()
         if there and not config.append:
             raise ConfigError(
                 f"parameter 'map': {config.map} exists; set 'append' to add to it, or name another folder"
             )
-        student = Student.load(config.student, device=config.device, threads=config.threads or None)
+        student = Student.load(Path(config.student).expanduser(), device=config.device, threads=config.threads or None)
         fingerprint = student.metadata.fingerprint
         if there:
-            place_map = PlaceMap.load(config.map, fingerprint)
+            place_map = PlaceMap.load(self._path, fingerprint)
             if place_map.frame_id != config.map_frame:
                 raise ConfigError(
                     f"parameter 'map_frame': {config.map_frame!r}, but {config.map} is in {place_map.frame_id!r}"
@@ -306,14 +308,14 @@ class MapperNode(VprNode[MapperParameters]):
         # The services and the mapper's thread both save.
         with self._save_lock:
             unsaved = self._unsaved
-            mapper.place_map.save(self.config.map)
+            mapper.place_map.save(self._path)
             self._unsaved -= unsaved
         self.logger.info(f"{self.config.map}: {len(mapper.place_map)} places saved")
 
 
 def main() -> None:
     """Entry point of the executable ``mapper``."""
-    sys.exit(run(MapperNode))
+    base.main(MapperNode)
 
 
 if __name__ == "__main__":

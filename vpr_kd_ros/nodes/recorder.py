@@ -6,7 +6,6 @@ ros2 run vpr_kd_ros recorder --ros-args -p output:=drive1 -p topics:="[camera/im
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from typing import Any
 from rclpy.subscription import Subscription
 
 from vpr_kd_ros.errors import DataError
-from vpr_kd_ros.nodes.base import ERROR, OK, WARN, VprNode, run
+from vpr_kd_ros.nodes import base
+from vpr_kd_ros.nodes.base import ERROR, OK, WARN, VprNode
 from vpr_kd_ros.nodes.statistics import Rate
 from vpr_kd_ros.nodes.sync import StampOffset
 from vpr_kd_ros.nodes.topics import (
@@ -87,14 +87,14 @@ class Recorder(VprNode[RecorderParameters]):
         """Check that there is something to record and somewhere to put it."""
         if not self.config.topics:
             raise DataError("parameter 'topics': it is empty; name at least one topic")
-        if self.config.output and Path(self.config.output).exists():
+        if self.config.output and Path(self.config.output).expanduser().exists():
             raise DataError(f"parameter 'output': {self.config.output} exists already; name another folder")
 
     def activate(self) -> None:
         """Open the bag and look for the topics."""
         output = self.config.output or datetime.now().strftime("recording_%Y%m%d_%H%M%S")
         self._writer = BagWriter(
-            output,
+            Path(output).expanduser(),
             chunk_bytes=self.config.chunk_mb * MEGABYTE,
             max_queue_bytes=self.config.max_queue_mb * MEGABYTE,
             compress=self.config.compress,
@@ -251,7 +251,7 @@ class Recorder(VprNode[RecorderParameters]):
 
 def main() -> None:
     """Entry point of the executable ``recorder``."""
-    sys.exit(run(Recorder))
+    base.main(Recorder)
 
 
 if __name__ == "__main__":

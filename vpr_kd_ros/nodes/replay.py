@@ -6,10 +6,10 @@ ros2 run vpr_kd_ros replay --ros-args -p bag:=drive1 -p topics:="['/camera/image
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rclpy.duration import Duration
@@ -18,7 +18,8 @@ from rosgraph_msgs.msg import Clock
 
 from vpr_kd_ros.conversions import stamp_from_ns
 from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
-from vpr_kd_ros.nodes.base import OK, WARN, VprNode, run
+from vpr_kd_ros.nodes import base
+from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.topics import message_class, qos_profile
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.playback import Bag
@@ -59,7 +60,7 @@ class Replay(VprNode[ReplayParameters]):
         """Open the bag and see which topics to play under which names."""
         if not self.config.bag:
             raise ConfigError("parameter 'bag': give the bag to play, -p bag:=FOLDER_OR_FILE")
-        self._bag = Bag(self.config.bag)
+        self._bag = Bag(Path(self.config.bag).expanduser())
         self._warn_of_damage(self._bag)
         self._names = self._chosen_topics(self._bag)
         length_s = (self._bag.end_ns - self._bag.start_ns) * 1e-9
@@ -199,7 +200,7 @@ class Replay(VprNode[ReplayParameters]):
 
 def main() -> None:
     """Entry point of the executable ``replay``."""
-    sys.exit(run(Replay, exit_on_failure=True))
+    base.main(Replay, exit_on_failure=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""Localise a camera in a saved map.
+
+ros2 launch vpr_kd_ros localize.launch.py student:=student.pt2 map:=town_map image:=/front/image_raw
+"""
+
+from launch import LaunchDescription
+
+from vpr_kd_ros.nodes.launching import argument, common_arguments, node, transport
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            *common_arguments("localizer.yaml"),
+            argument("student", "", "the student artefact, a .pt2 file"),
+            argument("map", "", "the place map, a folder that the mapper saved with the same student"),
+            argument("image", "camera/image_raw", "topic of the camera; without /compressed, see image_transport"),
+            argument("image_transport", "", "raw or compressed"),
+            argument("min_probability", "", "accept a match from this probability of being right on"),
+            argument("min_similarity", "", "and from this similarity on; needed for students without a calibration"),
+            argument("device", "", "where the student runs: cpu, cuda or cuda:N"),
+            transport(),
+            node(
+                "localizer",
+                parameters=["student", "map", "image_transport", "min_probability", "min_similarity", "device"],
+                remappings={"image": "image"},
+            ),
+        ]
+    )

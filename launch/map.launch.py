@@ -1,0 +1,41 @@
+"""Build a place map from a camera and poses.
+
+ros2 launch vpr_kd_ros map.launch.py student:=student.pt2 map:=town_map pose:=/ground_truth/odom
+"""
+
+from launch import LaunchDescription
+
+from vpr_kd_ros.nodes.launching import argument, common_arguments, node, transport
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            *common_arguments("mapper.yaml"),
+            argument("student", "", "the student artefact, a .pt2 file"),
+            argument("map", "", "folder of the place map to save"),
+            argument("append", "", "true: add to the map that is there"),
+            argument("session", "", "name of this drive"),
+            argument("image", "camera/image_raw", "topic of the camera; without /compressed, see image_transport"),
+            argument("image_transport", "", "raw or compressed"),
+            argument("pose", "odom", "topic of the robot's pose in the map's frame"),
+            argument("pose_source", "", "its type: odometry, pose or pose_with_covariance"),
+            argument("map_frame", "", "frame of the map, which is the frame of the poses"),
+            argument("device", "", "where the student runs: cpu, cuda or cuda:N"),
+            transport(),
+            node(
+                "mapper",
+                parameters=[
+                    "student",
+                    "map",
+                    "append",
+                    "session",
+                    "image_transport",
+                    "pose_source",
+                    "map_frame",
+                    "device",
+                ],
+                remappings={"image": "image", "pose": "pose"},
+            ),
+        ]
+    )

@@ -1,0 +1,180 @@
+"""The launch files, run by ROS 2's own launch on a prefix laid out as colcon lays it out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
+# Not "launch": our own folder of that name would do for it.
+pytest.importorskip("launch_ros", reason="launch_ros is not installed (apt install ros-$ROS_DISTRO-launch-ros)")
+
+from launch.actions import DeclareLaunchArgument
+from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from lifecycle_msgs.srv import GetState
+from sensor_msgs.msg import Image
+
+from support.ros import REPOSITORY, Graph, ros_graph, wait_until
+from support.tiny import picture
+from vpr_kd_ros.conversions import image_to_message
+from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.place_map import PlaceMap
+from vpr_kd_ros.playback import Bag
+from vpr_kd_ros.student import Student
+
+LAUNCH_FILES = sorted((REPOSITORY / "launch").glob("*.launch.py"))
+PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(LaunchDescription([
+    IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)
+]))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installed package: marker, share folder, executables."""
+    prefix = tmp_path_factory.mktemp("prefix")
+    markers = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    share, executables = prefix / "share" / "vpr_kd_ros", prefix / "lib" / "vpr_kd_ros"
+    for folder in (markers, share, executables):
+        folder.mkdir(parents=True)
+    (markers / "vpr_kd_ros").touch()
+    for name in ("config", "launch"):
+        (share / name).symlink_to(REPOSITORY / name)
+    for name in ("localizer", "mapper", "recorder", "replay"):
+        script = executables / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m vpr_kd_ros.nodes.{name} "$@"\n')
+        script.chmod(0o755)
+    return prefix
+
+
+@pytest.fixture(autouse=True)
+def _installed(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inherited = os.environ.get("AMENT_PREFIX_PATH", sys.prefix)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join([str(prefix), inherited]))
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[Graph]:
+    with ros_graph(tmp_path) as graph:
+        yield graph
+
+
+class Launched:
+    """A launch file that runs, and what it and its nodes print."""
+
+    def __init__(self, graph: Graph, name: str, environment: dict[str, str], *arguments: str) -> None:
+        self._log = graph.folder / "launch.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", RUN, str(REPOSITORY / "launch" / f"{name}.launch.py"), *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=graph.folder,
+                env={
+                    **{key: value for key, value in os.environ.items() if key != PROFILES},
+                    "ROS_DOMAIN_ID": str(graph.domain),
+                    "ROS_LOG_DIR": str(graph.folder),
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": str(REPOSITORY),
+                    **environment,
+                },
+            )
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def wait_for_output(self, text: str) -> None:
+        wait_until(lambda: text in self.output or self.process.poll() is not None, f"{text!r} in {self.output}")
+        assert text in self.output, self.output
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+    def node_environment(self) -> dict[str, str]:
+        """Of the process that launch says it started."""
+        number = self.output.split("process started with pid [")[1].split("]")[0]
+        entries = Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        return dict(entry.decode().split("=", 1) for entry in entries if entry)
+
+
+@pytest.fixture(scope="module")
+def town_map(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    student = Student.load(tiny_student)
+    place_map = PlaceMap(student.metadata.descriptor_dim, student.metadata.fingerprint, "map")
+    place_map.add(student.describe([picture(0)])[0], Pose.planar(1.0, 2.0, 0.0), 1, "drive", picture(0))
+    path = tmp_path_factory.mktemp("maps") / "town"
+    place_map.save(path)
+    return path
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_every_argument_is_described(path: Path) -> None:
+    description = get_launch_description_from_python_launch_file(str(path))
+    arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
+    assert len(arguments) >= 5
+    assert not [argument.name for argument in arguments if argument.description in ("", "no description given")]
+
+
+def test_localize_starts_the_node_on_its_topics(graph: Graph, tiny_student: Path, town_map: Path, prefix: Path) -> None:
+    arguments = [f"student:={tiny_student}", f"map:={town_map}", "min_similarity:=0.9", "namespace:=robot1"]
+    with Launched(graph, "localize", {}, *arguments, "image:=front/image") as launched:
+        graph.wait_for_subscriber("/robot1/front/image")
+        state = graph.call(GetState, "/robot1/localizer/get_state", GetState.Request())
+        assert state.current_state.label == "active", launched.output
+        assert launched.node_environment()[PROFILES] == str(prefix / "share" / "vpr_kd_ros" / "config" / "fastdds.xml")
+        assert launched.end() == 0
+        assert "process has finished cleanly" in launched.output, launched.output
+        assert "has no effect" not in launched.output
+
+
+def test_a_transport_profile_of_the_user_stays_and_autostart_can_be_off(graph: Graph, tmp_path: Path) -> None:
+    own = tmp_path / "own.xml"
+    own.write_text((REPOSITORY / "config" / "fastdds.xml").read_text())
+    with Launched(graph, "map", {PROFILES: str(own)}, "autostart:=false") as launched:
+        launched.wait_for_output("waiting to be configured")
+        assert launched.node_environment()[PROFILES] == str(own)
+        state = graph.call(GetState, "/mapper/get_state", GetState.Request())
+        assert state.current_state.label == "unconfigured"
+        assert launched.end() == 0
+
+
+def test_record_then_demo_ends_with_the_drive(graph: Graph, tiny_student: Path, town_map: Path, tmp_path: Path) -> None:
+    camera = graph.publisher(Image, "/camera/image_raw")
+    with Launched(graph, "record", {}, "output:=drive", "topics:=[camera/image_raw]") as launched:
+        graph.wait_for_subscriber("/camera/image_raw")
+        for index in range(5):
+            camera.publish(image_to_message(picture(0), 10**18 + index, "camera"))
+        wait_until(lambda: "messages: /camera/image_raw" in launched.output, "messages")
+        assert launched.end() == 0
+    assert Bag(tmp_path / "drive").topics["/camera/image_raw"].count == 5
+    graph.node.destroy_publisher(camera)
+    arguments = [f"student:={tiny_student}", f"map:={town_map}", "min_similarity:=0.9", "bag:=drive"]
+    with Launched(graph, "demo", {}, *arguments) as launched:
+        assert launched.process.wait(60) == 0, launched.output
+        assert "5 messages played" in launched.output
+        assert launched.output.count("process has finished cleanly") == 2, launched.output
