@@ -27,6 +27,7 @@ class Live:
         probabilities: (F,) float64, of the best candidate being right.
         latencies_s: (L,) float64, from a camera image to the localizer's answer, both as they reached a subscriber.
         images: how many images the camera published while the localizer was watched.
+        without_truth: answers that no true pose surrounds; they are not among the frames.
     """
 
     stamps_ns: Ints
@@ -38,13 +39,14 @@ class Live:
     probabilities: Floats
     latencies_s: Floats
     images: int
+    without_truth: int
 
     @classmethod
     def from_watch(cls, watched: Mapping[str, Any]) -> Live:
         """From the content of ``live.json``.
 
         Raises:
-            DataError: the localizer answered nothing, or no true pose was seen.
+            DataError: the localizer answered nothing, or no answer lies between two true poses.
         """
         frames = watched["frames"]
         if not frames or not watched["truth"]:
@@ -59,6 +61,11 @@ class Live:
         nothing = {"x": np.nan, "y": np.nan, "place_id": -1, "probability": 0.0}
         best = [frame["best"] or nothing for frame in frames]
         rows = np.flatnonzero(valid)
+        if not len(rows):
+            raise DataError(
+                f"live localisation: none of {len(frames)} answers lies between two of {len(truth)} true poses; "
+                "do localizer and ground truth stamp by the same clock?"
+            )
         return cls(
             stamps_ns=when[rows],
             truth=positions[rows, :2],
@@ -69,6 +76,7 @@ class Live:
             probabilities=np.array([b["probability"] for b in best])[rows],
             latencies_s=np.array([f["latency_s"] for f in frames if f["latency_s"] is not None]),
             images=int(watched["images"]),
+            without_truth=len(frames) - len(rows),
         )
 
     def right(self, radius_m: float) -> NDArray[np.bool_]:
@@ -77,15 +85,18 @@ class Live:
             return np.asarray(np.linalg.norm(self.estimates - self.truth, axis=1) <= radius_m)
 
     def summary(self, mapped: Floats, radius_m: float) -> dict[str, Any]:
-        """Counts, precision, recall and latency.
+        """Counts, precision, recall and latency; None where there is nothing to divide by.
+
+        Precision is over all published positions, recall over the frames that could be recognised; ``dropped`` are the
+        camera's images that were never answered.
 
         Args:
             mapped: (P, 2) float64, positions of the places of the map, metres.
             radius_m: a published position this near the truth is right; a frame this near a place could be recognised.
         """
         right = self.right(radius_m)
-        distances = np.linalg.norm(self.truth[:, None] - mapped[None, :, :2], axis=2).min(axis=1)
-        possible = distances <= radius_m
+        distances = np.linalg.norm(self.truth[:, None] - mapped[None, :, :2], axis=2)
+        possible = (distances <= radius_m).any(axis=1)
         errors = np.linalg.norm(self.estimates - self.truth, axis=1)[self.accepted]
         nearest = np.linalg.norm(self.guesses - self.truth, axis=1) <= radius_m
         return {
@@ -104,5 +115,6 @@ class Live:
             if len(self.latencies_s)
             else None,
             "images": self.images,
-            "dropped": self.images - len(self.accepted),
+            "dropped": self.images - len(self.latencies_s),
+            "without_truth": self.without_truth,
         }
