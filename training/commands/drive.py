@@ -11,14 +11,14 @@ DESCRIPTION = """Drive the simulated town as a robot: publishes camera/image_raw
 ground_truth/odom and /clock, and ends when the drive is over. Needs ROS 2; start other nodes with use_sim_time.
 Big messages want the shared-memory profile: export FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml
 
-Example: python -m training drive --region test-0 --condition night --wait_for '[camera/image_raw=1]'"""
+Example: python -m training drive --region test-0 --condition night --wait_for camera/image_raw=1 odom=1"""
 
 
 def parser() -> jsonargparse.ArgumentParser:
     """The command's options."""
     result = jsonargparse.ArgumentParser(prog="python -m training drive", description=DESCRIPTION)
     result.add_argument("--config", action="config", help="YAML file with any of the options below")
-    result.add_argument("--wait_for", type=list[str], default=[], help="TOPIC=COUNT subscribers to wait for first")
+    result.add_argument("--wait_for", type=str, nargs="+", default=[], help="TOPIC=COUNT subscribers to wait for first")
     result.add_argument("--timeout_s", type=float, default=60.0, help="how long to wait for them, seconds")
     result.add_class_arguments(RobotConfig, None)
     return result
