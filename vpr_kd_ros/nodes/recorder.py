@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -227,7 +228,9 @@ class Recorder(VprNode[RecorderParameters]):
                 self._offset.camera(header_stamp_ns(serialized))
             elif type_name == LIDAR_TYPE:
                 self._offset.lidar(header_stamp_ns(serialized))
-        self._writer.write(topic, type_name, now_ns, serialized)
+        # What the disk refuses is reported by _tick, once.
+        with suppress(DataError):
+            self._writer.write(topic, type_name, now_ns, serialized)
 
     def _missing(self) -> list[str]:
         topics = [self.resolve_topic_name(name) for name in self.config.topics]

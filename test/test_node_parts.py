@@ -1,0 +1,166 @@
+"""The parts of the nodes that need no ROS: pose buffer, newest-frame worker, statistics, stamp offsets."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.nodes.newest import NewestWorker
+from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
+from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
+from vpr_kd_ros.nodes.sync import StampOffset
+
+SECOND = 1_000_000_000
+EPOCH = 1_700_000_000 * SECOND
+
+
+def test_poses_are_interpolated_whatever_order_they_come_in() -> None:
+    buffer = PoseBuffer(seconds=100.0, max_gap_s=1.5)
+    for index in np.random.default_rng(0).permutation(20).tolist():
+        buffer.add(EPOCH + index * SECOND, Pose.planar(3.0 * index, -index, 0.1 * index))
+    for share in (0.0, 0.25, 0.999):
+        pose = buffer.at(EPOCH + 7 * SECOND + int(share * SECOND))
+        assert isinstance(pose, Pose)
+        np.testing.assert_allclose(pose.position, [3.0 * (7 + share), -(7 + share), 0.0], atol=1e-6)
+        assert pose.yaw == pytest.approx(0.1 * (7 + share), abs=1e-6)
+
+
+def test_a_pose_is_never_extrapolated_or_made_up_over_a_gap() -> None:
+    buffer = PoseBuffer(seconds=100.0, max_gap_s=0.5)
+    assert buffer.at(EPOCH) is Missing.NOT_YET
+    for seconds in (10.0, 10.4, 11.0):
+        buffer.add(EPOCH + int(seconds * SECOND), Pose.planar(seconds, 0.0, 0.0))
+    assert buffer.at(EPOCH + int(11.1 * SECOND)) is Missing.NOT_YET
+    assert buffer.at(EPOCH + int(9.9 * SECOND)) is Missing.TOO_OLD
+    assert buffer.at(EPOCH + int(10.7 * SECOND)) is Missing.GAP
+    assert isinstance(buffer.at(EPOCH + int(10.2 * SECOND)), Pose)
+    # A stamp that a pose has needs no neighbour.
+    assert isinstance(buffer.at(EPOCH + 11 * SECOND), Pose)
+
+
+def test_old_poses_are_forgotten_and_a_jump_back_starts_again() -> None:
+    buffer = PoseBuffer(seconds=2.0)
+    for index in range(100):
+        assert buffer.add(EPOCH + index * SECOND // 10, Pose.planar(index, 0.0, 0.0))
+    assert len(buffer) == 21
+    assert buffer.at(EPOCH) is Missing.TOO_OLD
+    assert not buffer.add(EPOCH, Pose.planar(5.0, 0.0, 0.0))
+    assert len(buffer) == 1
+    pose = buffer.at(EPOCH)
+    assert isinstance(pose, Pose)
+    assert pose.position[0] == 5.0
+
+
+def test_of_two_poses_with_one_stamp_the_last_counts() -> None:
+    buffer = PoseBuffer()
+    buffer.add(EPOCH, Pose.planar(1.0, 0.0, 0.0))
+    buffer.add(EPOCH, Pose.planar(2.0, 0.0, 0.0))
+    pose = buffer.at(EPOCH)
+    assert isinstance(pose, Pose)
+    assert pose.position[0] == 2.0
+
+
+def test_a_busy_worker_skips_to_the_newest_item() -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def process(item: int) -> None:
+        seen.append(item)
+        begun.set()
+        go_on.wait(10.0)
+        if item == 9:
+            done.set()
+
+    worker: NewestWorker[int] = NewestWorker(process)
+    worker.put(0)
+    assert begun.wait(10.0)
+    for item in range(1, 10):
+        worker.put(item)
+    go_on.set()
+    assert done.wait(10.0)
+    worker.stop()
+    assert seen == [0, 9]
+    assert worker.replaced == 8
+
+
+def test_a_slowed_worker_takes_the_newest_item_when_it_is_due() -> None:
+    seen: list[int] = []
+    second = threading.Event()
+
+    def process(item: int) -> None:
+        seen.append(item)
+        if len(seen) == 2:
+            second.set()
+
+    worker: NewestWorker[int] = NewestWorker(process, max_rate_hz=2.0)
+    worker.put(0)
+    while not seen:
+        second.wait(0.001)
+    for item in range(1, 50):
+        worker.put(item)
+    assert second.wait(10.0)
+    worker.stop()
+    assert seen == [0, 49]
+
+
+def test_stopping_does_not_wait_for_the_period() -> None:
+    worker: NewestWorker[int] = NewestWorker(lambda _: None, max_rate_hz=0.001)
+    worker.put(0)
+    worker.put(1)
+    stopper = threading.Thread(target=worker.stop, daemon=True)
+    stopper.start()
+    stopper.join(10.0)
+    assert not stopper.is_alive()
+
+
+def test_rates_and_gaps() -> None:
+    rate = Rate(window=10)
+    assert (rate.hertz, rate.silent_s(5.0)) == (0.0, math.inf)
+    for index in range(50):
+        rate.tick(index * 0.1)
+    assert rate.hertz == pytest.approx(10.0)
+    assert rate.gaps == 0
+    rate.tick(4.9 + 1.5)
+    assert (rate.gaps, rate.count) == (1, 51)
+    assert rate.longest_gap_s == pytest.approx(1.5)
+    assert rate.silent_s(7.0) == pytest.approx(0.6)
+
+
+def test_percentiles_are_of_the_last_values() -> None:
+    window = Window(size=100)
+    assert math.isnan(window.percentile(50))
+    for value in range(1000):
+        window.add(float(value))
+    assert window.percentile(0) == 900.0
+    assert window.percentile(50) == 949.5
+
+
+def test_drops_stay_few_and_complete_whatever_the_reasons() -> None:
+    drops = Drops()
+    for index in range(1000):
+        drops.add(f"value {index} is wrong\nand more lines")
+        drops.add("always the same")
+    assert drops.total == 2000
+    assert drops.most_common() == "1000 dropped: always the same"
+    assert len(drops._reasons) <= Drops.MAX_REASONS + 1
+
+
+def test_offsets_are_to_the_nearest_camera_stamp() -> None:
+    random = np.random.default_rng(3)
+    camera = np.cumsum(random.integers(30, 40, 60)) * 1_000_000 + EPOCH
+    lidar = np.cumsum(random.integers(90, 110, 15)) * 1_000_000 + EPOCH
+    offset = StampOffset()
+    for stamp in camera.tolist():
+        offset.camera(stamp)
+    assert offset.summary() == {}
+    for stamp in lidar.tolist():
+        offset.lidar(stamp)
+    expected = [min(((int(c) - int(stamp)) / 1e6 for c in camera), key=abs) for stamp in lidar]
+    np.testing.assert_allclose(np.abs(offset.offsets_ms()), np.abs(expected))
+    assert offset.summary()["camera_minus_lidar_largest_ms"] == pytest.approx(
+        max(offset.offsets_ms().tolist(), key=abs)
+    )
