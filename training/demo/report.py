@@ -32,6 +32,8 @@ WITH_POSES, WITHOUT_POSES, NEVER_SEEN = "with poses", "without poses", "never se
 OUTCOMES = {"right": "Accepted and right", "wrong": "Accepted and wrong", "unknown": "Refused: it does not know"}
 EXAMPLES = 6
 """Pictures of each outcome in the report."""
+GALLERY = {"right": 4, "wrong": 2, "unknown": 2}
+"""And in ``gallery.png``."""
 
 STEPS = {
     "simulate": "simulate the town and its drives",
@@ -81,11 +83,7 @@ def write_report(out: Path, summary: dict[str, Any]) -> Path:
     groups = condition_groups(load_sessions([out / "sessions" / "train"]), evaluations["teacher"]["by_query_condition"])
     order = [condition for conditions in groups.values() for condition in conditions]
     group_of = {condition: heading for heading, conditions in groups.items() for condition in conditions}
-    examples = {outcome: choose(live, outcome, radius_m, EXAMPLES) for outcome in OUTCOMES}
-    cards = {
-        outcome: [comparison(out, live, places, row, outcome) for row in rows.tolist()]
-        for outcome, rows in examples.items()
-    }
+    cards = {outcome: examples(out, live, places, outcome, radius_m, EXAMPLES) for outcome in OUTCOMES}
     figures = {
         "recall": plots.recall_by_condition(
             {MODELS[r][1]: e["by_query_condition"] for r, e in evaluations.items()}, groups
@@ -100,8 +98,8 @@ def write_report(out: Path, summary: dict[str, Any]) -> Path:
     pictures = {name: plots.png(figure) for name, figure in figures.items()}
     for name in ("recall", "route"):
         (out / f"{name}.png").write_bytes(pictures[name])
-    few = [card for outcome in OUTCOMES for card in cards[outcome][: 4 if outcome == "right" else 2]]
-    (out / "gallery.png").write_bytes(plots.png(plots.gallery(few)))
+    few = [c for outcome, n in GALLERY.items() for c in examples(out, live, places, outcome, radius_m, n)]
+    (out / "gallery.png").write_bytes(plots.png(plots.gallery(few), dpi=90))
     seconds = summary["seconds"]
     longest = max((value for step, value in seconds.items() if step != "total"), default=1.0)
     page = _template().render(
@@ -189,7 +187,7 @@ def training_curve(path: Path, name: str) -> plots.TrainingCurve:
 def _seed_sentence(seeds: set[int]) -> str:
     if len(seeds) > 1:
         return f"Seeds {', '.join(map(str, sorted(seeds)))}."
-    return f"One seed ({next(iter(seeds))}): seed noise is several points, so smaller differences mean nothing."
+    return f"One seed ({next(iter(seeds))}): seed noise is several points, so smaller differences may be chance."
 
 
 # --- pictures of the town and of the live drive ----------------------------------------------------------------------
@@ -202,7 +200,7 @@ def same_place(test: Path, region: str, order: list[str]) -> list[tuple[str, NDA
     one_each = list({session.condition: session for session in reversed(sessions)}.values())[::-1]
     if not one_each:
         raise DataError(f"{test}: no session of region {region!r}")
-    place = one_each[0].positions[len(one_each[0]) // 3, :2]
+    place = one_each[0].positions[len(one_each[0]) // 2, :2]
     nearest = [int(np.linalg.norm(s.positions[:, :2] - place, axis=1).argmin()) for s in one_each]
     return [(session.condition, session.image(index)) for session, index in zip(one_each, nearest, strict=True)]
 
@@ -215,7 +213,14 @@ def choose(live: Live, outcome: str, radius_m: float, count: int) -> NDArray[np.
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))]
 
 
-def comparison(out: Path, live: Live, places: PlaceMap, row: int, outcome: str) -> plots.Comparison:
+def examples(
+    out: Path, live: Live, places: PlaceMap, outcome: str, radius_m: float, count: int
+) -> list[plots.Comparison]:
+    """At most ``count`` frames of an outcome beside their best matches, spread evenly over the drive."""
+    return [_comparison(out, live, places, row, outcome) for row in choose(live, outcome, radius_m, count).tolist()]
+
+
+def _comparison(out: Path, live: Live, places: PlaceMap, row: int, outcome: str) -> plots.Comparison:
     """A frame of the live drive beside the picture of its best candidate."""
     path = out / "live" / "frames" / f"{live.stamps_ns[row]}.jpg"
     query = cv2.imread(str(path), cv2.IMREAD_COLOR)

@@ -84,6 +84,7 @@ def recall_by_condition(
         left = right
     axes.set(xlim=(-0.5, max(len(order), 1) - 0.5), ylim=(0, 116), ylabel=title, yticks=range(0, 101, 20))
     axes.set_xticks(range(len(order)), order)
+    _quiet(axes)
     axes.tick_params(length=0)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
@@ -96,10 +97,11 @@ def recall_between_conditions(tables: Mapping[str, Mapping[str, Mapping[str, flo
         tables: model to query condition to database condition to recall in [0, 1]; missing or NaN: no such pair.
         order: of the conditions.
     """
-    figure = _figure(3.9 * max(len(tables), 1), 4.0)
+    figure = _figure(3.3 * max(len(tables), 1), 3.9)
     row = np.atleast_1d(figure.subplots(1, max(len(tables), 1), sharey=True))
     for axes, (model, table) in zip(row, tables.items(), strict=False):
         values = np.array([[100 * table.get(query, {}).get(base, np.nan) for base in order] for query in order])
+        axes.set_facecolor(PALE)
         axes.imshow(np.ma.masked_invalid(values.reshape(len(order), len(order))), cmap="YlGnBu", vmin=0, vmax=100)
         for (y, x), value in np.ndenumerate(values):
             known = np.isfinite(value)
@@ -129,23 +131,29 @@ def route(
     """
     figure = _figure(7.0, 7.2)
     axes = figure.subplots()
-    axes.scatter(*places.T, s=9, color="#cbd2d9", label=f"place of the map ({len(places)})", zorder=1)
+    axes.scatter(places[:, 0], places[:, 1], s=9, color="#cbd2d9", label=f"place of the map ({len(places)})", zorder=1)
     for name, label, mask, marker, size in (
         ("unknown", "unknown: nothing published", ~accepted, "o", 16),
         ("right", "accepted and right", accepted & right, "o", 16),
         ("wrong", "accepted and wrong", accepted & ~right, "X", 44),
     ):
-        shape = {"facecolors": "white", "edgecolors": "#8d99a6"} if name == "unknown" else {"color": OUTCOMES[name]}
-        axes.scatter(*truth[mask].T, s=size, marker=marker, label=f"{label} ({mask.sum()})", zorder=3, lw=0.9, **shape)
+        edge, face = ("#8d99a6", "white") if name == "unknown" else (OUTCOMES[name], OUTCOMES[name])
+        text = f"{label} ({mask.sum()})"
+        x, y = truth[mask, 0], truth[mask, 1]
+        axes.scatter(x, y, s=size, marker=marker, label=text, zorder=3, lw=0.9, edgecolors=edge, facecolors=face)
         for start, end in zip(truth[mask & accepted], estimates[mask & accepted], strict=True):
             axes.plot([start[0], end[0]], [start[1], end[1]], color=OUTCOMES[name], lw=0.9, alpha=0.7, zorder=2)
     if len(truth):
-        axes.annotate("start", truth[0], xytext=(8, 8), textcoords="offset points", fontsize=9, color=INK)
+        inwards = 1 if truth[0, 0] < truth[:, 0].mean() else -1
+        align = "left" if inwards > 0 else "right"
+        axes.annotate(
+            "start", truth[0], (10 * inwards, 0), textcoords="offset points", ha=align, va="center", color=INK
+        )
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xlabel="x, metres", ylabel="y, metres")
     axes.margins(0.06)
-    axes.grid(color=PALE, zorder=0)
-    axes.set_axisbelow(True)
+    axes.grid(color=PALE)
+    _quiet(axes)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
@@ -166,6 +174,7 @@ def latency_histogram(seconds: Floats) -> Figure:
         label = f" p{percent} {value:.0f} ms "
         axes.text(value, height * top, label, va="top", ha="right" if beyond else "left", fontsize=9, color=INK)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _quiet(axes)
     axes.set(xlabel="milliseconds from the image to the answer", ylabel="frames")
     return figure
 
@@ -174,6 +183,7 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
     """Loss and validation AR@1 over the steps, a line for each of up to three runs."""
     figure = _figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
+    _quiet(left, right)
     for number, curve in enumerate(curves):
         for axes, points, factor, marker in ((left, curve.loss, 1.0, ""), (right, curve.validation, 100.0, "o")):
             if points:
@@ -203,7 +213,7 @@ def gallery(comparisons: Sequence[Comparison], columns: int = 4) -> Figure:
         row, column = divmod(number, columns)
         above, below = grid[2 * row, column], grid[2 * row + 1, column]
         _picture(above, item.query, item.outcome)
-        above.set_title(item.caption, fontsize=8, color=INK)
+        above.set_title(f"{item.outcome}\n{item.caption}", fontsize=8, color=INK)
         if item.match is None:
             below.text(0.5, 0.5, "no match", ha="center", va="center", color=FAINT, transform=below.transAxes)
         else:
@@ -217,6 +227,15 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _quiet(*row: Axes) -> None:
+    """Frame and ticks that leave the data in front."""
+    for axes in row:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["bottom", "left"]].set_color(FAINT)
+        axes.tick_params(color=FAINT, labelcolor=INK, labelsize=9)
+        axes.set_axisbelow(True)
 
 
 def _picture(axes: Axes, image: NDArray[np.uint8], outcome: str) -> None:
