@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.base import EmbeddingModel, output_layer, require_positive
-from training.models.minkowski import choose_backend, make_grid
+from training.models.minkowski import check_backend, make_grid
 from training.models.pooling import SparseGeM
 from training.models.sparse import SparseBatchNorm, SparseBlock, SparseConv, SparseReLU, SparseTensor
 from training.models.voxels import VoxelBatch
@@ -60,7 +60,7 @@ class MinkLoc3D(EmbeddingModel):
         top_down: how many levels the pyramid climbs back up.
         first_kernel: voxels per axis of the first convolution.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
-        sparse_backend: "torch", "minkowski", or "auto": MinkowskiEngine where it is installed. All share their weights.
+        sparse_backend: "torch", "minkowski", or "auto" (see ``make_grid``). All share their weights.
     """
 
     uses_clouds = True
@@ -89,7 +89,8 @@ class MinkLoc3D(EmbeddingModel):
             )
         self.descriptor_dim = descriptor_dim
         self.voxel_size = voxel_size
-        self.sparse_backend = choose_backend(sparse_backend)
+        check_backend(sparse_backend)
+        self.sparse_backend = sparse_backend
         self.pyramid = MinkFPN(planes, layers, top_down, first_kernel, descriptor_dim)
         self.pool = SparseGeM()
         self.output = output_layer(output_norm, descriptor_dim)

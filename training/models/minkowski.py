@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import importlib
 import importlib.util
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +25,7 @@ INSTALL = (
 )
 
 
+@lru_cache(maxsize=1)
 def minkowski_is_installed() -> bool:
     """Whether MinkowskiEngine can be found; does not import it."""
     return importlib.util.find_spec("MinkowskiEngine") is not None
@@ -48,8 +51,8 @@ def import_minkowski() -> ModuleType:
     return module
 
 
-def choose_backend(name: str) -> str:
-    """Resolve ``auto``: MinkowskiEngine where it is installed, pure PyTorch elsewhere.
+def check_backend(name: str) -> None:
+    """Refuse a backend that is unknown or not there.
 
     Raises:
         ConfigError: an unknown name.
@@ -57,16 +60,30 @@ def choose_backend(name: str) -> str:
     """
     if name not in BACKENDS:
         raise ConfigError(f"model option sparse_backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if name == "auto":
-        return "minkowski" if minkowski_is_installed() else "torch"
     if name == "minkowski":
         import_minkowski()
-    return name
 
 
 def make_grid(backend: str, voxels: VoxelBatch) -> Grid:
-    """A grid of the backend that ``choose_backend`` named; MinkowskiEngine cannot hold a batch without any voxel."""
-    return MinkowskiGrid(voxels) if backend == "minkowski" and len(voxels.coordinates) else TorchGrid(voxels)
+    """Place voxels on the grid of a backend.
+
+    Args:
+        backend: "torch", "minkowski", or "auto": MinkowskiEngine where it is installed and built for the device of the
+            voxels, pure PyTorch elsewhere. A batch without any voxel, which MinkowskiEngine cannot hold, goes to PyTorch.
+
+    Raises:
+        MissingDependencyError: ``minkowski`` is asked for and is not installed, or not built for the GPU in use.
+    """
+    if backend == "torch" or len(voxels.coordinates) == 0 or (backend == "auto" and not minkowski_is_installed()):
+        return TorchGrid(voxels)
+    if voxels.coordinates.is_cuda and not import_minkowski().is_cuda_available():
+        if backend == "auto":
+            return TorchGrid(voxels)
+        raise MissingDependencyError(
+            "this MinkowskiEngine was built without CUDA and the model runs on a GPU: use sparse_backend 'torch', "
+            "which has the same results, or build MinkowskiEngine with CUDA"
+        )
+    return MinkowskiGrid(voxels)
 
 
 class MinkowskiGrid:
@@ -74,8 +91,11 @@ class MinkowskiGrid:
 
     def __init__(self, voxels: VoxelBatch) -> None:
         self._engine = import_minkowski()
+        self._mode = importlib.import_module("MinkowskiEngineBackend._C").ConvolutionMode.DEFAULT
         self.batch_size = voxels.batch_size
-        self._manager = self._engine.CoordinateManager(D=3)
+        types = self._engine.CoordinateMapType
+        on = types.CUDA if voxels.coordinates.is_cuda else types.CPU
+        self._manager = self._engine.CoordinateManager(D=3, coordinate_map_type=on)
         key, _ = self._manager.insert_and_map(voxels.coordinates.int().contiguous(), [1, 1, 1])
         self._keys: dict[int, Any] = {1: key}
 
@@ -101,7 +121,7 @@ class MinkowskiGrid:
             features,
             kernel,
             generator,
-            engine.ConvolutionMode.DEFAULT,
+            self._mode,
             self._keys[from_stride],
             self._keys[to_stride],
             self._manager,
