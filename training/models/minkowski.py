@@ -69,7 +69,7 @@ def make_grid(backend: str, voxels: VoxelBatch) -> Grid:
 
     Args:
         backend: "torch", "minkowski", or "auto": MinkowskiEngine where it is installed and built for the device of the
-            voxels, pure PyTorch elsewhere. A batch without any voxel, which MinkowskiEngine cannot hold, goes to PyTorch.
+            voxels, pure PyTorch elsewhere. A batch without any voxel goes to PyTorch: MinkowskiEngine cannot hold it.
 
     Raises:
         MissingDependencyError: ``minkowski`` is asked for and is not installed, or not built for the GPU in use.
