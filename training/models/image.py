@@ -129,7 +129,7 @@ class SmallResNetGeM(ImageEncoder):
 
     Args:
         descriptor_dim: of the descriptor.
-        widths: channels of the stages; the stem and every stage but the first halve the resolution.
+        widths: channels of the stages; the stem and every stage but the last halve the resolution.
         blocks: residual blocks per stage.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
     """
@@ -151,7 +151,7 @@ class SmallResNetGeM(ImageEncoder):
 
 
 def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
-    """Stem of stride 2, a stage of stride 1, stages of stride 2: (B, 3, H, W) to (B, C, H / 2^n, W / 2^n), n stages."""
+    """Stem and stages of stride 2, a last one of stride 1: (B, 3, H, W) to (B, C, H / 2^n, W / 2^n) for n stages."""
     stem = [
         nn.Conv2d(3, widths[0], kernel_size=5, stride=2, padding=2, bias=False),
         nn.BatchNorm2d(widths[0]),
@@ -161,6 +161,6 @@ def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
     width = widths[0]
     for stage, plane in enumerate(widths):
         for block in range(blocks):
-            stages.append(BasicBlock(width, plane, stride=2 if stage > 0 and block == 0 else 1))
+            stages.append(BasicBlock(width, plane, stride=2 if block == 0 and stage < len(widths) - 1 else 1))
             width = plane
     return nn.Sequential(*stem, *stages)
