@@ -10,9 +10,8 @@ from training.models.base import EmbeddingModel
 from training.models.fusion import MinkLocFusion
 from training.models.image import MinkLoc2D, MobileNetV2GeM, ResNet18GeM, SmallResNetGeM
 from training.models.minkfpn import MinkLoc3D
-from training.models.options import check_options
 from training.models.voxels import VoxelBatch, voxelise
-from vpr_kd_ros.errors import ConfigError, did_you_mean
+from training.options import build
 
 __all__ = ["MODELS", "EmbeddingModel", "VoxelBatch", "build_model", "describe_models", "voxelise"]
 
@@ -34,10 +33,8 @@ def build_model(name: str, options: Mapping[str, Any]) -> EmbeddingModel:
         DataError: pretrained weights cannot be had.
         MissingDependencyError: a package the model needs is not installed.
     """
-    if name not in MODELS:
-        raise ConfigError(f"unknown model {name!r}{did_you_mean(name, MODELS)}; there are {', '.join(MODELS)}")
-    check_options(name, MODELS[name], options)
-    return MODELS[name](**options)
+    model: EmbeddingModel = build("model", MODELS, name, options)
+    return model
 
 
 def describe_models() -> dict[str, str]:
