@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from training.demo.live import Live
-from training.demo.processes import node, parameters, ros_environment, run_command
+from training.demo.processes import node, parameters, ros_environment, run_command, run_together
 from training.demo.report import write_report
 from vpr_kd_ros.errors import ConfigError, MissingDependencyError
 from vpr_kd_ros.place_map import PlaceMap
@@ -63,8 +63,7 @@ class Demo:
             ("simulate the town and its recorded drives", self.simulate),
             ("record a surveyed drive over ROS 2", self.record),
             ("ingest the bag", self.ingest),
-            ("teach the LiDAR teacher", self.teach),
-            ("train a camera student that learns by itself", self.train_plain),
+            ("teach the LiDAR teacher, and beside it a camera student that learns by itself", self.teach),
             ("distil a camera student", self.distill),
             ("evaluate on regions never seen", self.evaluate),
             ("export the student", self.export),
@@ -97,12 +96,14 @@ class Demo:
         )
 
     def teach(self) -> None:
-        """The LiDAR teacher learns from the drives with poses."""
-        run_command("training", ["teach", *self._training("teacher")])
-
-    def train_plain(self) -> None:
-        """The student for comparison: the same network, the same drives with poses, no teacher."""
-        run_command("training", ["teach", *self._training("student")])
+        """The teacher learns from the drives with poses; so does, for comparison, a student without a teacher."""
+        run_together(
+            {
+                "teacher": ["teach", *self._training("teacher")],
+                "student": ["teach", *self._training("student")],
+            },
+            self.out / "logs",
+        )
 
     def distill(self) -> None:
         """The student that learns the teacher's relations on every drive."""
@@ -161,11 +162,11 @@ class Demo:
             self._drive(region, condition, number=1, subscribers=dict.fromkeys(topics, 1))
 
     def _drive(self, region: str, condition: str, number: int, subscribers: dict[str, int]) -> None:
-        wait = json.dumps([f"{topic}={count}" for topic, count in subscribers.items()])
+        wait = [f"{topic}={count}" for topic, count in subscribers.items()]
         run_command(
             "training",
             ["drive", "--region", region, "--condition", condition, "--number", str(number)]
-            + ["--rate_factor", str(self.config.rate_factor), "--wait_for", wait],
+            + ["--rate_factor", str(self.config.rate_factor), "--wait_for", *wait],
             self._environment,
         )
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,45 @@ def run_command(module: str, arguments: Sequence[str], environment: dict[str, st
     result = subprocess.run(command, cwd=REPOSITORY, env=environment)
     if result.returncode:
         raise StepError(f"python -m {module} {arguments[0] if arguments else ''} ended with status {result.returncode}")
+
+
+def run_together(commands: Mapping[str, Sequence[str]], logs: Path) -> None:
+    """Run ``python -m training`` several times side by side, each on its share of the processors.
+
+    Args:
+        commands: name to arguments; the first one's progress goes to this process's terminal, the others' to logs.
+        logs: folder for ``NAME.log``.
+
+    Raises:
+        StepError: one ended with an error; the others were stopped.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // len(commands)))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    logs.mkdir(parents=True, exist_ok=True)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for number, (name, arguments) in enumerate(commands.items()):
+            log = logs / f"{name}.log"
+            print(
+                f"$ python -m training {' '.join(arguments)}" + (f"   (output in {log})" if number else ""), flush=True
+            )
+            with log.open("wb") as output:
+                running[name] = subprocess.Popen(
+                    [sys.executable, "-m", "training", *arguments],
+                    cwd=REPOSITORY,
+                    env=environment,
+                    stdout=output if number else None,
+                    stderr=subprocess.STDOUT if number else None,
+                )
+        for name, process in running.items():
+            if process.wait():
+                output_end = f":\n{_tail(logs / f'{name}.log')}"
+                raise StepError(f"{name} ended with status {process.returncode}{output_end}")
+    finally:
+        for process in running.values():
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
 
 
 @contextmanager

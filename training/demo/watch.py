@@ -37,7 +37,7 @@ class Watch(Node):  # type: ignore[misc]  # rclpy has no type information
         super().__init__("watch")
         self._frames = frames
         self._seen: dict[int, float] = {}
-        self._answered: dict[int, dict[str, Any]] = {}
+        self._answered: dict[int, tuple[float, dict[str, Any] | None]] = {}
         self._poses: dict[int, list[float]] = {}
         self._truth: list[list[float]] = []
         self._diagnostics: dict[str, str] = {}
@@ -50,11 +50,14 @@ class Watch(Node):  # type: ignore[misc]  # rclpy has no type information
     def result(self) -> dict[str, Any]:
         """What was seen: frames answered in order, poses by stamp, the true trajectory, the last diagnostics."""
         frames = [
-            {**frame, "latency_s": frame.pop("at") - self._seen[stamp] if stamp in self._seen else None}
-            for stamp, frame in sorted(self._answered.items())
+            {
+                "stamp_ns": stamp,
+                "best": best,
+                "pose": self._poses.get(stamp),
+                "latency_s": at - self._seen[stamp] if stamp in self._seen else None,
+            }
+            for stamp, (at, best) in sorted(self._answered.items())
         ]
-        for frame in frames:
-            frame["pose"] = self._poses.get(frame["stamp_ns"])
         return {
             "images": len(self._seen),
             "frames": frames,
@@ -86,7 +89,7 @@ class Watch(Node):  # type: ignore[misc]  # rclpy has no type information
         )
         rows = np.frombuffer(bytes(message.data), dtype=kind)
         best = {name: rows[name][0].item() for name in columns} if len(rows) else None
-        self._answered[stamp] = {"stamp_ns": stamp, "at": at, "best": best}
+        self._answered[stamp] = (at, best)
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
         pose = pose_from_message(message)
