@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +20,8 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.serialization import deserialize_message, serialize_message
 from rosgraph_msgs.msg import Clock
@@ -223,6 +226,25 @@ def test_replay_publishes_the_same_bytes_and_the_clock(graph: Graph, drive_bag: 
     assert times == sorted(times)
     assert len(times) > 20
     assert times[-1] == START_NS + 9 * STEP_NS + 1
+
+
+def test_a_replayed_drive_can_be_recorded_on_its_own_time(graph: Graph, drive_bag: Path, tmp_path: Path) -> None:
+    topics = ["/camera/image_raw", "/lidar/points"]
+    node = graph.start(
+        "recorder", {"output": tmp_path / "again", "topics": topics, "use_sim_time": True, "min_free_mb": 0}
+    )
+    # At twice the speed: on the machine's clock the messages would be 50 ms apart, and of another decade.
+    replay = graph.start("replay", {"bag": drive_bag, "rate": 2.0, "wait_for_subscribers": topics})
+    assert replay.wait() == 0, replay.output
+    time.sleep(0.3)
+    assert node.end(signal.SIGINT) == 0, node.output
+    again = Bag(tmp_path / "again")
+    stamps = [message.stamp_ns for message in again.messages() if message.topic == "/camera/image_raw"]
+    played = [message.stamp_ns for message in Bag(drive_bag).messages() if message.topic == "/camera/image_raw"]
+    # Those that came before the first tick of the clock have no time.
+    assert 8 <= len(stamps) <= len(played)
+    late_s = (np.array(stamps) - np.array(played[-len(stamps) :])) * 1e-9
+    assert np.all(np.abs(late_s) < 0.5)
 
 
 @pytest.mark.parametrize(
@@ -451,12 +473,27 @@ def test_localizer_tells_of_parameters_it_does_not_have_and_ends_cleanly(bench: 
 
 
 def test_localizer_refuses_the_map_of_another_student_and_can_be_mended(
-    graph: Graph, town_map: Path, tmp_path: Path
+    graph: Graph, tiny_student: Path, town_map: Path, tmp_path: Path
 ) -> None:
     save_tiny_student(tmp_path / "other.pt2", seed=7)
+    camera = graph.publisher(CompressedImage, "/image/compressed")
+    clouds = graph.collect(PointCloud2, "/localizer/candidates")
     node = graph.start("localizer", {"student": tmp_path / "other.pt2", "map": town_map, "min_similarity": SIMILAR})
     node.wait_for_output("was made with the student")
     state = graph.call(GetState, "/localizer/get_state", GetState.Request())
     assert state.current_state.label == "unconfigured"
     assert "Traceback" not in node.output
+    values = {"student": str(tiny_student), "image_transport": "compressed"}
+    request = SetParameters.Request(
+        parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    )
+    assert all(result.successful for result in graph.call(SetParameters, "/localizer/set_parameters", request).results)
+    for label in ("configure", "activate"):
+        change = ChangeState.Request(transition=Transition(label=label))
+        assert graph.call(ChangeState, "/localizer/change_state", change).success, node.output
+    graph.wait_for_subscriber("/image/compressed")
+    wait_until(lambda: graph.node.count_publishers("/localizer/candidates"), "the localizer")
+    _, png = cv2.imencode(".png", np.ascontiguousarray(picture(6)[:, :, ::-1]))
+    camera.publish(CompressedImage(header=image_at(6).header, format="png", data=png.tobytes()))
+    assert columns(wait_until(lambda: clouds, "candidates")[0])["place_id"][0] == 6
     assert node.end(signal.SIGTERM) == 0
