@@ -26,7 +26,7 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Drive and say how far."""
-    values = vars(parser().instantiate_classes(args))
+    values = vars(parser().instantiate(args))
     config = RobotConfig(**{name: values[name] for name in RobotConfig.__dataclass_fields__})
     drive(config, parse_wait_for(args.wait_for), args.timeout_s)
     print(f"drove {config.distance_m:.0f} m of {config.region} under {config.condition}")

@@ -29,7 +29,7 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Write the sessions and say where they are."""
-    values = vars(parser().instantiate_classes(args))
+    values = vars(parser().instantiate(args))
     config = SimulationConfig(**{name: values[name] for name in SimulationConfig.__dataclass_fields__})
     sessions = write_dataset(Path(args.out), config, args.workers)
     print(f"{len(sessions)} sessions in {args.out}")
