@@ -115,6 +115,18 @@ class Publishing:
             self.count += 1
 
 
+def newest_values(diagnostics: list[DiagnosticArray], node: str) -> dict[str, str]:
+    """The values a node reported last; empty before it reported any."""
+    arrays = [array for array in list(diagnostics) if array.status[0].hardware_id == node]
+    return {value.key: value.value for value in arrays[-1].status[0].values} if arrays else {}
+
+
+def be_heard(graph: Graph, diagnostics: list[DiagnosticArray], node: str, said: dict[str, Callable[[], None]]) -> None:
+    """Publish until a node counts it: what DDS has not matched yet on both sides is lost."""
+    for key, publish in said.items():
+        graph.repeat_until(publish, lambda k=key: int(newest_values(diagnostics, node).get(k, 0)), f"{node}: {key}")
+
+
 # --- recorder --------------------------------------------------------------------------------------------------------
 
 
@@ -253,12 +265,13 @@ def test_a_replayed_drive_can_be_recorded_on_its_own_time(graph: Graph, drive_ba
         ({}, "parameter 'bag'"),
         ({"bag": "nowhere"}, "nowhere: there is no such bag"),
         ({"topics": ["/camera/image_rwa"]}, "did you mean '/camera/image_raw'?"),
+        ({"wait_for_subscribers": ["/image"]}, "'/image' is not played"),
     ],
 )
 def test_replay_ends_with_an_error_that_names_the_cause(
     graph: Graph, drive_bag: Path, parameters: dict[str, Any], text: str
 ) -> None:
-    node = graph.start("replay", parameters if "topics" not in parameters else {"bag": drive_bag, **parameters})
+    node = graph.start("replay", {"bag": drive_bag, **parameters} if parameters else {})
     assert node.wait() == 1
     assert text in node.output
 
@@ -275,12 +288,13 @@ def test_mapper_saves_the_places_where_the_camera_was(graph: Graph, tiny_student
         {"image": "/camera/image_raw", "pose": "/odom"},
     )
     markers = graph.collect(MarkerArray, "/mapper/keyframes")
-    for topic in ("/camera/image_raw", "/odom"):
-        graph.wait_for_subscriber(topic)
-    # Poses lie between the images, and one of them is in another frame; the last image has no pose after it.
-    half = STEP_NS // 2
+    # A pose in another frame, and an image from before there were poses: heard, and dropped.
     wrong = odometry_to_message(Pose.planar(999.0, 0.0, 0.0), START_NS + 2 * STEP_NS, "somewhere", "base_link")
-    odometry.publish(wrong)
+    early = image_at(0, START_NS - 10 * STEP_NS)
+    said = {"poses": lambda: odometry.publish(wrong), "images": lambda: camera.publish(early)}
+    be_heard(graph, graph.collect(DiagnosticArray, "/diagnostics"), "/mapper", said)
+    # Poses lie between the images; the last image has no pose after it.
+    half = STEP_NS // 2
     for index in range(PLACES):
         odometry.publish(
             odometry_to_message(pose_at(index - 0.5), START_NS + index * STEP_NS - half, "map", "base_link")
@@ -309,13 +323,10 @@ def test_mapper_appends_and_saves_when_it_is_terminated(
     place_map.save(tmp_path / "map")
     camera, odometry = graph.publisher(Image, "/image"), graph.publisher(Odometry, "/pose")
     node = graph.start("mapper", {"student": tiny_student, "map": tmp_path / "map", "append": True})
-    for topic in ("/image", "/pose"):
-        graph.wait_for_subscriber(topic)
-    time.sleep(0.3)
-    for _ in range(2):
-        odometry.publish(odometry_to_message(Pose.planar(500.0, 0.0, 0.0), START_NS + 40 * STEP_NS, "map", "base"))
-    camera.publish(image_at(40))
-    time.sleep(0.7)
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    pose = odometry_to_message(Pose.planar(500.0, 0.0, 0.0), START_NS + 40 * STEP_NS, "map", "base_link")
+    said = {"poses": lambda: odometry.publish(pose), "keyframes": lambda: camera.publish(image_at(40))}
+    be_heard(graph, diagnostics, "/mapper", said)
     assert node.end(signal.SIGTERM) == 0, node.output
     appended = PlaceMap.load(tmp_path / "map")
     assert len(appended) == PLACES + 1
@@ -341,23 +352,22 @@ class LocalizerBench:
             {"student": student, "map": place_map, "min_similarity": SIMILAR, "candidates": 3, "candidate": 4},
             {"image": "/camera/image_raw"},
         )
-        graph.wait_for_subscriber("/camera/image_raw")
-        wait_until(lambda: graph.node.count_publishers("/localizer/candidates"), "the localizer")
+        heard = (self.poses, self.clouds, self.pictures, self.markers, self.diagnostics)
+        hello = image_at(0, START_NS + 99 * STEP_NS)
+        graph.repeat_until(lambda: self.camera.publish(hello), lambda: all(heard), "everything of the localizer")
 
     def show(self, message: Image) -> PointCloud2:
         """Publish an image and return the candidates that answer it."""
         stamp = message.header.stamp
-        self.camera.publish(message)
 
         def answer() -> PointCloud2 | None:
-            return next((cloud for cloud in self.clouds if cloud.header.stamp == stamp), None)
+            return next((cloud for cloud in list(self.clouds) if cloud.header.stamp == stamp), None)
 
-        return wait_until(answer, "candidates of the image")
+        return self.graph.repeat_until(lambda: self.camera.publish(message), answer, "candidates of the image")
 
     def values(self) -> dict[str, str]:
         """The newest diagnostics."""
-        arrays = [array for array in self.diagnostics if array.status[0].hardware_id == "/localizer"]
-        return {value.key: value.value for value in arrays[-1].status[0].values} if arrays else {}
+        return newest_values(self.diagnostics, "/localizer")
 
 
 @pytest.fixture(scope="module")
@@ -421,11 +431,10 @@ def test_localizer_drops_poisoned_images_and_goes_on(bench: LocalizerBench) -> N
     unknown = image_at(2, START_NS + 302 * STEP_NS)
     unknown.encoding = "rbg8"
     empty = Image()
-    for message in (short, unknown, empty):
+    for count, message in enumerate((short, unknown, empty), start=1):
         bench.camera.publish(message)
-        time.sleep(0.15)
+        wait_until(lambda n=count: int(bench.values().get("dropped_bad", 0)) == before + n, f"counted drop {count}")
     assert columns(bench.show(image_at(5, START_NS + 303 * STEP_NS)))["place_id"][0] == 5
-    wait_until(lambda: int(bench.values().get("dropped_bad", 0)) == before + 3, "three counted drops")
     assert "image dropped: data holds" in bench.node.output
 
 
@@ -437,8 +446,6 @@ def test_localizer_survives_transitions_that_its_state_does_not_allow(bench: Loc
     for label in ("deactivate", "cleanup", "configure", "activate"):
         request = ChangeState.Request(transition=Transition(label=label))
         assert bench.graph.call(ChangeState, "/localizer/change_state", request).success, bench.node.output
-    bench.graph.wait_for_subscriber("/camera/image_raw")
-    time.sleep(0.5)
     assert columns(bench.show(image_at(6, START_NS + 400 * STEP_NS)))["place_id"][0] == 6
 
 
@@ -491,9 +498,8 @@ def test_localizer_refuses_the_map_of_another_student_and_can_be_mended(
     for label in ("configure", "activate"):
         change = ChangeState.Request(transition=Transition(label=label))
         assert graph.call(ChangeState, "/localizer/change_state", change).success, node.output
-    graph.wait_for_subscriber("/image/compressed")
-    wait_until(lambda: graph.node.count_publishers("/localizer/candidates"), "the localizer")
     _, png = cv2.imencode(".png", np.ascontiguousarray(picture(6)[:, :, ::-1]))
-    camera.publish(CompressedImage(header=image_at(6).header, format="png", data=png.tobytes()))
-    assert columns(wait_until(lambda: clouds, "candidates")[0])["place_id"][0] == 6
+    image = CompressedImage(header=image_at(6).header, format="png", data=png.tobytes())
+    answers = graph.repeat_until(lambda: camera.publish(image), lambda: clouds, "candidates")
+    assert columns(answers[0])["place_id"][0] == 6
     assert node.end(signal.SIGTERM) == 0

@@ -127,8 +127,26 @@ class Graph:
         return self.node.create_publisher(message_type, topic, qos)
 
     def wait_for_subscriber(self, topic: str) -> None:
-        """Wait until somebody subscribes to a topic."""
+        """Wait until somebody subscribes to a topic and, where the test publishes it, is matched with its publisher.
+
+        The other side may still have to match; to be heard for certain, repeat until it says so (``repeat_until``).
+        """
         wait_until(lambda: self.node.count_subscribers(topic), f"a subscriber of {topic}")
+        for publisher in self.node.publishers:
+            if publisher.topic_name == topic:
+                wait_until(publisher.get_subscription_count, f"a match with the subscriber of {topic}")
+
+    def repeat_until(self, action: Callable[[], None], condition: Callable[[], Any], what: str) -> Any:
+        """Do something every half second until a condition comes true, and return its value."""
+        end = time.monotonic() + 60.0
+        while time.monotonic() < end:
+            action()
+            for _ in range(25):
+                value = condition()
+                if value:
+                    return value
+                time.sleep(0.02)
+        raise AssertionError(f"{what}: not within a minute")
 
     def collect(self, message_type: Any, topic: str, qos: QoSProfile | int = 10, raw: bool = False) -> list[Any]:
         """A list that fills with the messages of a topic."""

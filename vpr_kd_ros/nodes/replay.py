@@ -26,6 +26,7 @@ from vpr_kd_ros.playback import Bag
 from vpr_kd_ros.recording import TopicQos
 
 CLOCK_PERIOD_S = 0.01
+SETTLE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Replay(VprNode[ReplayParameters]):
         self._bag = Bag(Path(self.config.bag).expanduser())
         self._warn_of_damage(self._bag)
         self._names = self._chosen_topics(self._bag)
+        played = {self.resolve_topic_name(name) for name in self._names.values()}
+        for name in self.config.wait_for_subscribers:
+            if self.resolve_topic_name(name) not in played:
+                raise ConfigError(
+                    f"parameter 'wait_for_subscribers': {name!r} is not played{did_you_mean(name, played)}; "
+                    f"played: {', '.join(sorted(played))}"
+                )
         length_s = (self._bag.end_ns - self._bag.start_ns) * 1e-9
         if self.config.start_offset_s > length_s:
             raise ConfigError(
@@ -158,10 +166,16 @@ class Replay(VprNode[ReplayParameters]):
             self.request_stop(1)
 
     def _wait_for_subscribers(self) -> None:
+        awaited = {self.resolve_topic_name(name) for name in self.config.wait_for_subscribers}
+        publishers = [publisher for publisher in self._topic_publishers.values() if publisher.topic_name in awaited]
+        if not publishers:
+            return
         waited = 0
         while not self._stop.wait(0.1):
-            missing = [name for name in self.config.wait_for_subscribers if not self.count_subscribers(name)]
+            missing = [publisher.topic_name for publisher in publishers if not publisher.get_subscription_count()]
             if not missing:
+                # Matched on this side; the subscriber still has to match, and would not hear what comes before.
+                self._stop.wait(SETTLE_S)
                 return
             waited += 1
             if waited % 50 == 0:
