@@ -6,14 +6,19 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from training.models.base import EmbeddingModel
 from training.models.fusion import MinkLocFusion
 from training.models.image import MinkLoc2D, MobileNetV2GeM, ResNet18GeM, SmallResNetGeM
 from training.models.minkfpn import MinkLoc3D
+from training.models.netvlad import NetVLADEncoder
+from training.models.pca import PCA
+from training.models.savlad import LSDNetEncoder
 from training.models.voxels import VoxelBatch, voxelise
 from training.options import build
 
-__all__ = ["MODELS", "EmbeddingModel", "VoxelBatch", "build_model", "describe_models", "voxelise"]
+__all__ = ["MODELS", "EmbeddingModel", "VoxelBatch", "build_model", "describe_models", "voxelise", "with_pca"]
 
 MODELS: dict[str, type[EmbeddingModel]] = {
     "minkloc++": MinkLocFusion,
@@ -22,6 +27,8 @@ MODELS: dict[str, type[EmbeddingModel]] = {
     "resnet18-gem": ResNet18GeM,
     "mobilenetv2-gem": MobileNetV2GeM,
     "small-resnet-gem": SmallResNetGeM,
+    "netvlad": NetVLADEncoder,
+    "lsdnet": LSDNetEncoder,
 }
 
 
@@ -35,6 +42,31 @@ def build_model(name: str, options: Mapping[str, Any]) -> EmbeddingModel:
     """
     model: EmbeddingModel = build("model", MODELS, name, options)
     return model
+
+
+def with_pca(
+    name: str, options: Mapping[str, Any], trained: EmbeddingModel, pca_dim: int, descriptors: Tensor
+) -> EmbeddingModel:
+    """A trained model followed by a PCA of its descriptors; build it again with option ``pca_dim`` to load its weights.
+
+    Args:
+        name, options: what ``trained`` was built with, without ``pca_dim``.
+        trained: the model, without PCA.
+        pca_dim: size to reduce the descriptors to.
+        descriptors: (N, C) that ``trained`` gives for training images, N above ``pca_dim``.
+
+    Raises:
+        ConfigError: this model has no option ``pca_dim``, or it is out of range.
+        DataError: see ``PCA.fit``.
+    """
+    # The weights are about to be loaded: a pretrained backbone need not be fetched again.
+    weightless = {key: value for key, value in options.items() if key != "pretrained"}
+    reduced = build_model(name, {**weightless, "pca_dim": pca_dim})
+    reduced.load_state_dict(trained.state_dict(), strict=False)
+    for module in reduced.modules():
+        if isinstance(module, PCA):
+            module.fit(descriptors)
+    return reduced.train(trained.training)
 
 
 def describe_models() -> dict[str, str]:

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
-from training.models.voxels import VoxelBatch
+from training.models.voxels import VoxelBatch, VoxelSize
 from vpr_kd_ros.errors import ConfigError
 
 
 class EmbeddingModel(nn.Module):
-    """A network from images, clouds or both to one descriptor each.
+    """A network from images, clouds, semantic labels or several of them to one descriptor each.
 
     Attributes:
         descriptor_dim: C, the size of a descriptor.
         uses_images: needs ``images``.
         uses_clouds: needs ``voxels``.
+        uses_labels: needs ``labels``.
         voxel_size: what to quantise the clouds with, in their unit; 0 for a model that uses none.
     """
 
     descriptor_dim: int
     uses_images: bool = False
     uses_clouds: bool = False
-    voxel_size: float = 0.0
+    uses_labels: bool = False
+    voxel_size: VoxelSize = 0.0
 
-    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None) -> Tensor:
-        """Normalised images (B, 3, H, W) float32 and voxels of B clouds to descriptors (B, C), not L2-normalised."""
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
+        """Descriptors (B, C) float32; of length one only where the model's paper says so.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised.
+            voxels: of B clouds.
+            labels: (B, H, W) integers, the semantic class of each pixel (``training.sessions.CLASSES``).
+        """
         raise NotImplementedError
+
+    def initialise(self, images: Iterable[Tensor]) -> None:
+        """Set, once before training, what is computed from training images and not learnt; most models have nothing.
+
+        Args:
+            images: batches of normalised images (B, 3, H, W) float32, in any order; read as far as needed.
+        """
 
 
 def require_positive(**values: float) -> None:

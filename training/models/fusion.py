@@ -60,6 +60,6 @@ class MinkLocFusion(EmbeddingModel):
         self.descriptor_dim = cloud_dim + image_dim
         self.voxel_size = voxel_size
 
-    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None) -> Tensor:
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """Images (B, 3, H, W) and voxels of B clouds to descriptors (B, cloud_dim + image_dim)."""
         return torch.cat([self.cloud(None, voxels), self.image(images)], dim=1)

@@ -15,18 +15,18 @@ from vpr_kd_ros.errors import DataError
 
 
 class ImageEncoder(EmbeddingModel):
-    """What the image encoders share: features, GeM, descriptor. The constructors of the subclasses fill ``features``
-    ((B, 3, H, W) to (B, C', H', W')), ``project`` ((B, C') to (B, C)) and ``output``.
+    """What the image encoders share: features, pooling, descriptor. The constructors of the subclasses fill
+    ``features`` ((B, 3, H, W) to (B, C', H', W')), ``pool`` (to (B, C'')), ``project`` (to (B, C)) and ``output``.
     """
 
     uses_images = True
     features: nn.Module
-    pool: GeM
+    pool: nn.Module
     project: nn.Module
     output: nn.Module
 
-    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None) -> Tensor:
-        """Normalised images (B, 3, H, W) float32 to descriptors (B, C); ``voxels`` are ignored."""
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
+        """Normalised images (B, 3, H, W) float32 to descriptors (B, C); ``voxels`` and ``labels`` are ignored."""
         if images is None:
             raise DataError("this model needs images, and the batch has none")
         # Channels last is a third faster on a CPU. The weights stay contiguous: safetensors takes no others.

@@ -95,8 +95,8 @@ class MinkLoc3D(EmbeddingModel):
         self.pool = SparseGeM()
         self.output = output_layer(output_norm, descriptor_dim)
 
-    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None) -> Tensor:
-        """Voxels of B clouds to descriptors (B, C); ``images`` are ignored."""
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
+        """Voxels of B clouds to descriptors (B, C); ``images`` and ``labels`` are ignored."""
         if voxels is None:
             raise DataError("this model needs clouds, and the batch has none")
         grid = make_grid(self.sparse_backend, voxels)

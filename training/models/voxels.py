@@ -18,6 +18,9 @@ MAX_COORDINATE = 3 * BIAS // 4
 """Largest magnitude of a coordinate: what is left above it keeps kernels from reaching into the next field."""
 MAX_CLOUDS = 1 << (63 - 3 * FIELD_BITS)
 
+VoxelSize = float | tuple[float, float, float]
+"""Edge of a cubic voxel, or the edges along x, y and z, in the clouds' unit."""
+
 
 @dataclass(frozen=True)
 class VoxelBatch:
@@ -51,20 +54,21 @@ def unpack(keys: Tensor) -> Tensor:
     return torch.stack(fields, dim=1).int()
 
 
-def voxelise(clouds: Sequence[Tensor], voxel_size: float) -> VoxelBatch:
+def voxelise(clouds: Sequence[Tensor], voxel_size: VoxelSize) -> VoxelBatch:
     """Quantise clouds: every voxel that holds at least one point, once.
 
     The result does not depend on the order of the points. Points with a non-finite coordinate are left out.
 
     Args:
         clouds: tensors (M, 3) float, x, y, z, any M including 0, all on one device.
-        voxel_size: edge of a voxel, in the clouds' unit (metres, unless the clouds were scaled).
+        voxel_size: of a voxel, in the clouds' unit (metres, unless the clouds were scaled).
 
     Raises:
         ConfigError: ``voxel_size`` is not positive.
         DataError: a cloud has another shape, a point is too far away for this voxel size, or there are too many clouds.
     """
-    if not voxel_size > 0:
+    edges = torch.tensor(voxel_size, dtype=torch.float64)
+    if not (edges > 0).all():
         raise ConfigError(f"voxel_size must be positive, got {voxel_size}")
     if not 0 < len(clouds) <= MAX_CLOUDS:
         raise DataError(f"wants 1 to {MAX_CLOUDS} clouds in a batch, got {len(clouds)}")
@@ -75,7 +79,7 @@ def voxelise(clouds: Sequence[Tensor], voxel_size: float) -> VoxelBatch:
     sizes = torch.tensor([len(cloud) for cloud in clouds], device=points.device)
     batch = torch.repeat_interleave(torch.arange(len(clouds), device=points.device), sizes)
     finite = points.isfinite().all(dim=1)
-    cells = (points[finite].double() / voxel_size).floor()
+    cells = (points[finite].double() / edges.to(points.device)).floor()
     batch = batch[finite]
     too_far = (cells.abs() > MAX_COORDINATE).any(dim=1)
     if too_far.any():
