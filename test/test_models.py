@@ -14,6 +14,7 @@ from torch import Tensor
 from training.models import MODELS, build_model, describe_models, voxelise
 from training.models.base import EmbeddingModel
 from training.models.image import SmallResNetGeM
+from training.models.multilevel import LabelEncoding
 from training.models.pooling import GeM
 from vpr_kd_ros.errors import ConfigError, DataError
 
@@ -47,6 +48,10 @@ def clouds(*sizes: int) -> list[Tensor]:
         ("minkloc++", {}, 384, 646_122 + 2_782_784 + 256 * 256 + 256 + 1),
         ("minkloc++2d", {}, 384, 2_782_784 + 256 * 384 + 384 + 1),
         ("minkloc++2d", {"descriptor_dim": 128}, 128, 3_461_803 - 646_122),
+        ("minkloc++2d", {"network": "resnet50"}, 384, 8_543_296 + 1024 * 384 + 384 + 1),
+        ("resnet50-gem", {"descriptor_dim": 384}, 384, 23_508_032 + 2048 * 384 + 384 + 1),
+        ("structvpr", {}, 448, 1_811_712),
+        ("structvpr-seg", {}, 480, 1_195_880),
     ],
 )
 def test_sizes_are_those_of_the_papers(name: str, options: dict[str, object], dimension: int, parameters: int) -> None:
@@ -63,7 +68,8 @@ def test_every_model_describes_and_every_parameter_learns(name: str, options: di
     torch.manual_seed(0)
     model = build_model(name, SMALL.get(name, {}) | options)
     voxels = voxelise(clouds(300, 400, 500), model.voxel_size) if model.uses_clouds else None
-    out = model(torch.randn(3, 3, 96, 128), voxels)
+    labels = torch.randint(0, 6, (3, 96, 128)) if model.uses_labels else None
+    out = model(torch.randn(3, 3, 96, 128), voxels, labels)
     assert out.shape == (3, model.descriptor_dim)
     assert out.dtype == torch.float32
     (out * torch.randn_like(out)).sum().backward()
@@ -193,6 +199,9 @@ def test_unknown_models_and_options_name_the_nearest() -> None:
         ("small-resnet-gem", {"widths": []}, "widths"),
         ("resnet18-gem", {"output_norm": "l2"}, "'none' or 'batchnorm'"),
         ("resnet18-gem", {"pretrained": 3}, "pretrained"),
+        ("minkloc++2d", {"network": "resnet5"}, "did you mean 'resnet50'"),
+        ("structvpr", {"pooling": "mean"}, "there is max, gem"),
+        ("structvpr-seg", {"class_weights": []}, "class_weights"),
     ],
 )
 def test_wrong_values_name_their_option(name: str, options: dict[str, object], message: str) -> None:
@@ -200,7 +209,38 @@ def test_wrong_values_name_their_option(name: str, options: dict[str, object], m
         build_model(name, options)
 
 
+@pytest.mark.parametrize("pooling", ["max", "gem"])
+def test_multi_level_concatenation_by_its_equations(pooling: str) -> None:
+    torch.manual_seed(0)
+    model = build_model("structvpr", {"pooling": pooling}).eval()
+    images = torch.randn(2, 3, 64, 96)
+    maps = model.features(images)
+    assert [tuple(x.shape[1:]) for x in maps] == [(32, 8, 12), (96, 4, 6), (320, 2, 3)]
+    for b, descriptor in enumerate(model(images)):
+        levels = [x[b].amax(dim=(1, 2)) if pooling == "max" else GeM()(x)[b] for x in maps]
+        joined = torch.cat([level / level.norm() for level in levels])
+        torch.testing.assert_close(descriptor, joined / joined.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_labels_become_weighted_one_hot_maps() -> None:
+    labels = torch.tensor([[[0, 1, 2], [3, 255, 2]]], dtype=torch.uint8)
+    encoded = LabelEncoding([0.5, 0.25, 1.0, 2.0])(labels)
+    expected = torch.zeros(1, 4, 2, 3)
+    expected[0, 0, 0, 0], expected[0, 1, 0, 1], expected[0, 3, 1, 0] = 0.5, 0.25, 2.0
+    expected[0, 2, 0, 2] = expected[0, 2, 1, 2] = 1.0
+    assert torch.equal(encoded, expected)
+
+
+def test_the_seg_branch_sees_classes_and_not_their_numbers_alone() -> None:
+    torch.manual_seed(0)
+    model = build_model("structvpr-seg", {}).eval()
+    labels = torch.randint(0, 6, (1, 64, 96))
+    assert not torch.allclose(model(None, None, labels), model(None, None, 5 - labels), atol=1e-3)
+
+
 def test_a_model_without_its_input_says_so() -> None:
+    with pytest.raises(DataError, match="needs semantic labels"):
+        build_model("structvpr-seg", {})(torch.zeros(1, 3, 64, 64))
     with pytest.raises(DataError, match="needs images"):
         build_model("small-resnet-gem", {})(None)
     with pytest.raises(DataError, match="needs clouds"):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from training.models.base import EmbeddingModel
 from training.models.fusion import MinkLocFusion
-from training.models.image import MinkLoc2D, MobileNetV2GeM, ResNet18GeM, SmallResNetGeM
+from training.models.image import MinkLoc2D, MobileNetV2GeM, ResNet18GeM, ResNet50GeM, SmallResNetGeM
 from training.models.minkfpn import MinkLoc3D
+from training.models.multilevel import StructVPR, StructVPRSeg
 from training.models.netvlad import NetVLADEncoder
 from training.models.pca import PCA
 from training.models.savlad import LSDNetEncoder
@@ -25,10 +26,13 @@ MODELS: dict[str, type[EmbeddingModel]] = {
     "minkloc++3d": MinkLoc3D,
     "minkloc++2d": MinkLoc2D,
     "resnet18-gem": ResNet18GeM,
+    "resnet50-gem": ResNet50GeM,
     "mobilenetv2-gem": MobileNetV2GeM,
     "small-resnet-gem": SmallResNetGeM,
     "netvlad": NetVLADEncoder,
     "lsdnet": LSDNetEncoder,
+    "structvpr": StructVPR,
+    "structvpr-seg": StructVPRSeg,
 }
 
 

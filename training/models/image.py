@@ -11,7 +11,11 @@ from training.models.base import EmbeddingModel, output_layer, require_positive
 from training.models.pooling import GeM
 from training.models.pretrained import torchvision_network
 from training.models.voxels import VoxelBatch
+from training.options import choice
 from vpr_kd_ros.errors import DataError
+
+RESNETS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}
+"""Channels of the last stage; the one before has half."""
 
 
 class ImageEncoder(EmbeddingModel):
@@ -38,23 +42,32 @@ class ImageEncoder(EmbeddingModel):
 class MinkLoc2D(ImageEncoder):
     """Camera: the image encoder of MinkLoc++ (ResNet18 to layer3, 1x1 convolution, GeM); DistilVPR's student at 384-d.
 
-    2,881,473 parameters at 384-d (DistilVPR), 2,815,681 at 128-d (MinkLoc++).
+    2,881,473 parameters at 384-d (DistilVPR), 2,815,681 at 128-d (MinkLoc++). DistilVPR does not say what its teacher
+    MinkLoc++2D-Big is; a deeper ``network`` makes one.
 
     Args:
         descriptor_dim: of the descriptor.
+        network: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
         pretrained: true downloads ImageNet weights, a path reads them from a file, false starts from random weights.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
     """
 
-    def __init__(self, descriptor_dim: int = 384, pretrained: bool | str = False, output_norm: str = "none") -> None:
+    def __init__(
+        self,
+        descriptor_dim: int = 384,
+        pretrained: bool | str = False,
+        output_norm: str = "none",
+        network: str = "resnet18",
+    ) -> None:
         super().__init__()
         require_positive(descriptor_dim=descriptor_dim)
         self.descriptor_dim = descriptor_dim
-        trunk = torchvision_network("resnet18", pretrained)
+        channels = RESNETS[choice("network", network, RESNETS)] // 2
+        trunk = torchvision_network(network, pretrained)
         # The projection comes before the pooling here: GeM clamps at eps, so it must see the final features.
         self.features = nn.Sequential(
             *(getattr(trunk, name) for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")),
-            nn.Conv2d(256, descriptor_dim, kernel_size=1),
+            nn.Conv2d(channels, descriptor_dim, kernel_size=1),
         )
         self.pool = GeM()
         self.project = nn.Identity()
@@ -70,16 +83,24 @@ class ResNet18GeM(ImageEncoder):
         output_norm: "none" or "batchnorm" (see ``output_layer``).
     """
 
+    network = "resnet18"
+
     def __init__(self, descriptor_dim: int = 256, pretrained: bool | str = False, output_norm: str = "none") -> None:
         super().__init__()
         require_positive(descriptor_dim=descriptor_dim)
         self.descriptor_dim = descriptor_dim
-        trunk = torchvision_network("resnet18", pretrained)
+        trunk = torchvision_network(self.network, pretrained)
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
         self.features = nn.Sequential(*(getattr(trunk, name) for name in names))
         self.pool = GeM()
-        self.project = nn.Linear(512, descriptor_dim)
+        self.project = nn.Linear(RESNETS[self.network], descriptor_dim)
         self.output = output_layer(output_norm, descriptor_dim)
+
+
+class ResNet50GeM(ResNet18GeM):
+    """Camera: ResNet50, GeM, linear projection; a big teacher for smaller cameras. Options as ``resnet18-gem``."""
+
+    network = "resnet50"
 
 
 class MobileNetV2GeM(ImageEncoder):
