@@ -28,11 +28,11 @@ from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
 from training.ingest.frames import find_extrinsic
 from training.ingest.ingest import Outcome, ingest
-from training.ingest.mcap_file import McapFile
 from training.ingest.report import report
 from training.ingest.select import nearest, spaced_in_place, spaced_in_time
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
+from vpr_kd_ros.mcap_file import McapFile
 
 MS = 1_000_000
 ROOT = Path(__file__).parent.parent
@@ -495,8 +495,8 @@ def with_checksums(source: Path, target: Path) -> Path:
         writer.start(profile="ros2", library="test")
         original = McapFile(source)
         channels = {
-            topic: writer.register_channel(topic, encoding, writer.register_schema(kind, "ros2msg", b""))
-            for topic, (kind, encoding, _) in original.topics.items()
+            name: writer.register_channel(name, topic.encoding, writer.register_schema(topic.type_name, "ros2msg", b""))
+            for name, topic in original.topics.items()
         }
         for topic, time, data in original.messages():
             writer.add_message(channels[topic], time, data, time)

@@ -16,6 +16,7 @@ COMMANDS = {
     "simulate": "make the simulated town and write its drives as sessions",
     "drive": "drive the simulated town as a robot that publishes camera, LiDAR and odometry (needs ROS 2)",
     "inspect": "say what a recorded bag holds, what it lacks, and how to ingest it",
+    "recover": "write what is readable of a damaged bag to a new one",
     "ingest": "turn recorded bags into sessions",
     "teach": "train a model on the labelled sessions: a teacher, or a student that learns by itself",
     "distill": "train a camera student with a teacher's relations, on every session",

@@ -5,17 +5,18 @@ A damaged MCAP (its recorder was killed, its disk was full) is read as far as it
 
 from __future__ import annotations
 
-import struct
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from vpr_kd_ros.errors import DataError, MissingDependencyError
 from vpr_kd_ros.recording import TopicQos
+
+if TYPE_CHECKING:
+    from vpr_kd_ros.mcap_file import McapFile
 
 
 @dataclass(frozen=True)
@@ -57,82 +58,43 @@ class Bag:
         self.path = Path(path)
         self.damage: dict[Path, str] = {}
         self.topics: dict[str, BagTopic] = {}
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._files = _storage_files(self.path)
-        for file in self._files:
-            self._scan(file)
-        if not self._starts:
+        self._files = [file for file in map(self._opened, _storage_files(self.path)) if file is not None]
+        starts = [file.start_ns for file in self._files if file.start_ns is not None]
+        ends = [file.end_ns for file in self._files if file.end_ns is not None]
+        if not starts:
             raise DataError(f"{self.path}: it holds no readable message" + self._damage_text())
-        self.start_ns = min(self._starts)
-        self.end_ns = max(self._ends)
+        self.start_ns = min(starts)
+        self.end_ns = max(ends)
 
     def messages(self) -> Iterator[BagMessage]:
-        """Every readable message: in log-time order where the file is whole, else in the order it was written."""
+        """Every readable message: in log-time order where the file has its index, else in the order it was written."""
         for file in self._files:
-            for _, channel, message in self._records(file):
-                yield BagMessage(channel.topic, message.log_time, message.data)
+            for topic, stamp_ns, data in file.messages():
+                yield BagMessage(topic, stamp_ns, data)
+            self._note_damage(file)
 
-    def _scan(self, file: Path) -> None:
-        summary = self._summary(file)
-        if summary is not None and summary.statistics is not None:
-            counts = Counter(summary.statistics.channel_message_counts)
-            for channel in summary.channels.values():
-                self._add_topic(channel, summary.schemas[channel.schema_id], counts[channel.id])
-            if summary.statistics.message_count:
-                self._starts.append(summary.statistics.message_start_time)
-                self._ends.append(summary.statistics.message_end_time)
-            return
-        self.damage.setdefault(file, "it has no index")
-        stamps: list[int] = []
-        for schema, channel, message in self._records(file):
-            self._add_topic(channel, schema, 1)
-            stamps.append(message.log_time)
-        if stamps:
-            self._starts.append(min(stamps))
-            self._ends.append(max(stamps))
-
-    def _add_topic(self, channel: Any, schema: Any, count: int) -> None:
-        known = self.topics.get(channel.topic)
-        if known is None:
-            qos = _offered_qos(channel.metadata.get("offered_qos_profiles", ""))
-            self.topics[channel.topic] = BagTopic(channel.topic, schema.name, qos, count)
-        else:
-            self.topics[channel.topic] = replace(known, count=known.count + count)
-
-    def _summary(self, file: Path) -> Any:
-        from mcap.reader import make_reader
+    def _opened(self, path: Path) -> McapFile | None:
+        from vpr_kd_ros.mcap_file import McapFile
 
         try:
-            with file.open("rb") as stream:
-                return make_reader(stream).get_summary()
-        # mcap raises errors of many kinds on bytes it did not write.
-        except Exception as error:
-            self.damage[file] = _damage_of(error)
+            file = McapFile(path)
+        except DataError as error:
+            self.damage[path] = str(error)
             return None
+        for name, topic in file.topics.items():
+            known = self.topics.get(name)
+            before = 0 if known is None else known.count
+            qos = topic.qos if known is None else known.qos
+            self.topics[name] = BagTopic(name, topic.type_name, qos, before + topic.count)
+        self._note_damage(file)
+        return file
 
-    def _records(self, file: Path) -> Iterator[tuple[Any, Any, Any]]:
-        from mcap.reader import NonSeekingReader, make_reader
-
-        with file.open("rb") as stream:
-            if file in self.damage:
-                # Only this reader, in the order of writing, gives what stands before the damage.
-                records = NonSeekingReader(stream, validate_crcs=True).iter_messages(log_time_order=False)
-            else:
-                records = make_reader(stream, validate_crcs=True).iter_messages()
-            try:
-                yield from records
-            except Exception as error:
-                self.damage[file] = _damage_of(error)
+    def _note_damage(self, file: McapFile) -> None:
+        if file.damage:
+            self.damage[file.path] = str(file.damage)
 
     def _damage_text(self) -> str:
         return "".join(f"; {file.name}: {what}" for file, what in self.damage.items())
-
-
-def _damage_of(error: Exception) -> str:
-    if isinstance(error, struct.error) or type(error).__name__ == "EndOfFile":
-        return "it is cut off; what stands before is read"
-    return f"it is damaged, what follows is lost ({type(error).__name__}: {error})"
 
 
 def _storage_files(path: Path) -> list[Path]:
@@ -164,16 +126,3 @@ def _storage_files(path: Path) -> list[Path]:
     if not files:
         raise DataError(f"{path}: a folder without metadata.yaml and without .mcap files is not a bag")
     return files
-
-
-def _offered_qos(text: str) -> TopicQos:
-    # Numbers (rosbag2 up to Iron) or names (from Jazzy on) of the rmw enumerations; the first profile counts.
-    try:
-        profile = yaml.safe_load(text)[0]
-        return TopicQos(
-            reliable=profile["reliability"] in (1, "reliable"),
-            transient_local=profile["durability"] in (1, "transient_local"),
-            depth=max(1, int(profile["depth"])),
-        )
-    except (yaml.YAMLError, KeyError, TypeError, IndexError, ValueError):
-        return TopicQos()

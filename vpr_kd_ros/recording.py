@@ -54,14 +54,45 @@ class TopicQos:
         }
         return str(yaml.safe_dump([profile], default_flow_style=False, sort_keys=False))
 
+    @classmethod
+    def from_yaml(cls, text: str) -> TopicQos:
+        """The first of the profiles that a bag has for a topic; the usual one where there is none to be read."""
+        # Numbers (rosbag2 up to Iron) or names (from Jazzy on) of the rmw enumerations.
+        try:
+            profile = yaml.safe_load(text)[0]
+            return cls(
+                reliable=profile["reliability"] in (1, "reliable"),
+                transient_local=profile["durability"] in (1, "transient_local"),
+                depth=max(1, int(profile["depth"])),
+            )
+        except (yaml.YAMLError, KeyError, TypeError, IndexError, ValueError):
+            return cls()
+
+
+@dataclass(frozen=True)
+class TypeDefinition:
+    """What makes a type readable elsewhere: its text, the encoding of the text, and the ``RIHS01_...`` hash."""
+
+    text: str
+    encoding: str = "ros2msg"
+    hash: str = ""
+
+    @classmethod
+    def installed(cls, type_name: str) -> TypeDefinition:
+        """That of the message package on this machine.
+
+        Raises:
+            DataError: the package is not installed, or has no such message.
+        """
+        return cls(message_definition(type_name), hash=type_hash(type_name))
+
 
 @dataclass(frozen=True)
 class _Topic:
     name: str
     type_name: str
     qos: TopicQos
-    definition: str
-    type_hash: str
+    definition: TypeDefinition
 
 
 @dataclass(frozen=True)
@@ -78,6 +109,7 @@ class BagWriter:
         path: the folder to create.
         chunk_bytes: a chunk is closed when it is larger than this.
         max_queue_bytes: messages waiting for a slow disk; beyond it new ones are dropped and counted.
+        wait_for_disk: where the source can wait, as a file can: then nothing is dropped, and writing waits.
         flush_seconds: a chunk is closed and handed to the disk at least this often.
         compress: zstd per chunk; JPEG gains nothing, raw images and clouds a little.
 
@@ -92,6 +124,7 @@ class BagWriter:
         *,
         chunk_bytes: int = 4 << 20,
         max_queue_bytes: int = 256 << 20,
+        wait_for_disk: bool = False,
         flush_seconds: float = 1.0,
         compress: bool = True,
     ) -> None:
@@ -99,6 +132,7 @@ class BagWriter:
         self.dropped: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
         self._max_queue_bytes = max_queue_bytes
+        self._wait_for_disk = wait_for_disk
         self._flush_seconds = flush_seconds
         self._topics: dict[str, _Topic] = {}
         self._channels: dict[str, int] = {}
@@ -115,8 +149,13 @@ class BagWriter:
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
 
-    def declare_topic(self, topic: str, type_name: str, qos: TopicQos | None = None) -> None:
+    def declare_topic(
+        self, topic: str, type_name: str, qos: TopicQos | None = None, definition: TypeDefinition | None = None
+    ) -> None:
         """Announce a topic, so that it is listed even if no message comes.
+
+        Args:
+            definition: of the type; None for that of this machine.
 
         Raises:
             DataError: the type is not known on this machine, or the topic has another type already.
@@ -125,7 +164,7 @@ class BagWriter:
             known = self._topics.get(topic)
             if known is None:
                 self._topics[topic] = _Topic(
-                    topic, type_name, qos or TopicQos(), message_definition(type_name), type_hash(type_name)
+                    topic, type_name, qos or TopicQos(), definition or TypeDefinition.installed(type_name)
                 )
             elif known.type_name != type_name:
                 raise DataError(f"{self.path}: topic {topic!r} holds {known.type_name}, not {type_name}")
@@ -144,13 +183,19 @@ class BagWriter:
             self._raise_error()
             if self._closing:
                 raise DataError(f"{self.path}: the bag is closed")
-            if self._queue and self._queue_bytes + len(serialized) > self._max_queue_bytes:
+            if self._wait_for_disk:
+                self._wake.wait_for(lambda: self._error is not None or not self._is_full(serialized))
+                self._raise_error()
+            if self._is_full(serialized):
                 self.dropped[topic] += 1
                 return False
             self._queue.append(_Message(topic, stamp_ns, serialized))
             self._queue_bytes += len(serialized)
-            self._wake.notify()
+            self._wake.notify_all()
         return True
+
+    def _is_full(self, serialized: bytes) -> bool:
+        return bool(self._queue) and self._queue_bytes + len(serialized) > self._max_queue_bytes
 
     @property
     def queue_bytes(self) -> int:
@@ -177,7 +222,7 @@ class BagWriter:
         self._closed = True
         with self._wake:
             self._closing = True
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join()
         try:
             self._raise_error()
@@ -210,6 +255,7 @@ class BagWriter:
                     self._put(message)
                     with self._wake:
                         self._queue_bytes -= len(message.data)
+                        self._wake.notify_all()
                 if done or time.monotonic() >= next_flush:
                     self._flush()
                     next_flush = time.monotonic() + self._flush_seconds
@@ -222,6 +268,7 @@ class BagWriter:
                     self.dropped[message.topic] += 1
                 self._queue.clear()
                 self._queue_bytes = 0
+                self._wake.notify_all()
 
     def _put(self, message: _Message) -> None:
         channel = self._channel(self._topics[message.topic])
@@ -239,14 +286,14 @@ class BagWriter:
     def _channel(self, topic: _Topic) -> int:
         if topic.type_name not in self._schemas:
             self._schemas[topic.type_name] = self._mcap.register_schema(
-                name=topic.type_name, encoding="ros2msg", data=topic.definition.encode()
+                name=topic.type_name, encoding=topic.definition.encoding, data=topic.definition.text.encode()
             )
         if topic.name not in self._channels:
             self._channels[topic.name] = self._mcap.register_channel(
                 topic=topic.name,
                 message_encoding="cdr",
                 schema_id=self._schemas[topic.type_name],
-                metadata={"offered_qos_profiles": topic.qos.to_yaml(), "topic_type_hash": topic.type_hash},
+                metadata={"offered_qos_profiles": topic.qos.to_yaml(), "topic_type_hash": topic.definition.hash},
             )
         return self._channels[topic.name]
 
@@ -328,7 +375,7 @@ class BagWriter:
                     "type": topic.type_name,
                     "serialization_format": "cdr",
                     "offered_qos_profiles": topic.qos.to_yaml(),
-                    "type_description_hash": topic.type_hash,
+                    "type_description_hash": topic.definition.hash,
                 },
                 "message_count": self.written[topic.name],
             }

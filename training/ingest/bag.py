@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +22,8 @@ from rosbags.rosbag1 import Reader as Rosbag1Reader
 from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
-from training.ingest.mcap_file import McapFile
 from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.mcap_file import McapFile
 
 SUFFIXES = (".mcap", ".db3", ".bag")
 
@@ -38,8 +38,18 @@ class Topic:
     count: int
 
 
+class _FileTopic(Protocol):
+    @property
+    def type_name(self) -> str: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+
+
 class _File(Protocol):
-    topics: dict[str, tuple[str, str, int]]
+    @property
+    def topics(self) -> Mapping[str, _FileTopic]: ...
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]: ...
 
@@ -83,6 +93,16 @@ class Bag:
     def message_count(self) -> int:
         """Messages that the bag holds, as far as it can be read."""
         return sum(topic.count for topic in self.topics.values())
+
+    @property
+    def expected_count(self) -> int | None:
+        """Messages that its metadata says it had, None where there is none."""
+        return self._expected
+
+    @property
+    def mcap_files(self) -> list[McapFile]:
+        """Its files, where they are MCAP."""
+        return [source for source in self._sources if isinstance(source, McapFile)]
 
     @property
     def notices(self) -> list[str]:
@@ -175,9 +195,9 @@ class Bag:
     def _merge_topics(self) -> dict[str, Topic]:
         topics: dict[str, Topic] = {}
         for source in self._sources:
-            for name, (kind, encoding, count) in source.topics.items():
+            for name, topic in source.topics.items():
                 before = topics[name].count if name in topics else 0
-                topics[name] = Topic(name, _ros2_type(kind), encoding, before + count)
+                topics[name] = Topic(name, _ros2_type(topic.type_name), topic.encoding, before + topic.count)
         if sum(topic.count for topic in topics.values()) == 0:
             raise DataError(self._why_empty())
         return dict(sorted(topics.items()))
@@ -204,6 +224,13 @@ class Bag:
             yield f"{source.path}: DAMAGED MCAP: {source.damage.chunks} chunk(s) with a wrong checksum are left out"
 
 
+@dataclass(frozen=True)
+class _RosbagsTopic:
+    type_name: str
+    encoding: str
+    count: int
+
+
 class _RosbagsFile:
     """A file or folder that the rosbags library reads."""
 
@@ -215,8 +242,8 @@ class _RosbagsFile:
             self._reader.open()
         except Exception as error:  # rosbags lets errors of sqlite, zstd and struct through
             raise DataError(f"{path}: not a readable bag: {error}") from error
-        self.topics: dict[str, tuple[str, str, int]] = {
-            name: (info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount)
+        self.topics = {
+            name: _RosbagsTopic(info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount)
             for name, info in self._reader.topics.items()
         }
 
