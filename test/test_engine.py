@@ -12,16 +12,13 @@ import pytest
 import torch
 import yaml
 
-from support.sessions import loop_session
+from support.training_runs import STUDENT, TEACHER, write_drives
 from training.__main__ import main
-from training.data.augment import CloudAugmentation, ImageAugmentation
 from training.data.dataset import Keyframes
-from training.data.pairing import Pairing
-from training.data.samplers import BatchConfig
-from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig, from_dict, to_dict
+from training.engine.config import MethodConfig, TrainConfig, from_dict, to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
-from training.engine.fit import parameter_groups
 from training.engine.jobs import distill, teach
+from training.engine.optimisation import parameter_groups
 from training.engine.runs import load_run
 from training.evaluation.protocol import Protocol, evaluate, normalised
 from training.export import export_student
@@ -30,41 +27,10 @@ from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.student import Student
 
-STUDENT = TrainConfig(
-    model=ModelConfig("small-resnet-gem", {"descriptor_dim": 16, "widths": [8, 16], "output_norm": "batchnorm"}),
-    task=TaskConfig(normalise=True, batch_all=0.5),
-    batch=BatchConfig(windows=2, places=3, views=2, anchors=3, neighbours=2, among=3),
-    pairing=Pairing(positive_m=7.0, negative_m=15.0),
-    image_augmentation=ImageAugmentation(erase=0.0),
-    height=24,
-    width=32,
-    steps=30,
-    validate_every=15,
-    learning_rate=3e-3,
-    radius_m=7.0,
-)
-TEACHER = replace(
-    STUDENT,
-    model=ModelConfig(
-        "minkloc++3d", {"descriptor_dim": 16, "voxel_size": 2.0, "planes": [8, 16], "layers": [1, 1],
-                        "sparse_backend": "torch"}
-    ),
-    cloud_augmentation=CloudAugmentation(block=0.0),
-    steps=15,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train: two labelled drives of one region and one without poses; validation and test: two drives each."""
-    root = tmp_path_factory.mktemp("drives")
-    for part, names in {"train": ("sun", "overcast", "night"), "validation": ("sun", "night"), "test": "ab"}.items():
-        for seed, name in enumerate(names):
-            loop_session(
-                root / part / name, f"{part}-{name}", part, 24, seed, labelled=(part, name) != ("train", "night"),
-                condition=name,
-            )  # fmt: skip
-    return root
+    return write_drives(tmp_path_factory.mktemp("drives"))
 
 
 @pytest.fixture(scope="module")

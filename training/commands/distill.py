@@ -32,5 +32,6 @@ def run(args: jsonargparse.Namespace) -> None:
         load_sessions(args.validation),
         Path(args.out),
         Path(args.teacher),
+        args.resume,
     )
     print(f"validation AR@1 {100 * best:.1f} %; run in {args.out}")

@@ -25,5 +25,11 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Train and print the result."""
-    best = teach(config_of(parser(), args), load_sessions(args.train), load_sessions(args.validation), Path(args.out))
+    best = teach(
+        config_of(parser(), args),
+        load_sessions(args.train),
+        load_sessions(args.validation),
+        Path(args.out),
+        args.resume,
+    )
     print(f"validation AR@1 {100 * best:.1f} %; run in {args.out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,12 +74,15 @@ class TrainConfig:
         height, width: image input, pixels.
         steps: optimiser steps.
         validate_every: steps between measurements on the validation region; the best checkpoint is kept.
+        patience: stop after this many validations in a row that were not the best so far; 0 for never.
         learning_rate: Adam's, for image layers.
         cloud_learning_rate: Adam's, for layers that read clouds.
         weight_decay: of Adam.
         schedule: ``cosine`` to zero, or ``step``: a tenth after two thirds of the steps, as DistilVPR (epoch 40 of 60).
         clip_norm: largest gradient norm; 0 for no limit.
         precision: as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        devices: processes of one machine, each with its own processor or GPU; every one draws a batch as configured,
+            and the losses see the batches of all together.
         seed: of weights, batches and augmentation.
         radius_m: within which a match is right when validating, metres.
     """
@@ -94,23 +98,27 @@ class TrainConfig:
     width: int = 320
     steps: int = 2000
     validate_every: int = 200
+    patience: int = 0
     learning_rate: float = 1e-4
     cloud_learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "step"] = "cosine"
     clip_norm: float = 0.0
     precision: str = "32-true"
+    devices: int = 1
     seed: int = 0
     radius_m: float = 25.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.validate_every < 1:
             raise ConfigError("training: steps and validate_every must be at least 1")
+        if self.patience < 0 or self.devices < 1:
+            raise ConfigError("training: wants patience >= 0 and devices >= 1")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain values for YAML and JSON."""
-    values: dict[str, Any] = dataclasses.asdict(config)
+    """A configuration as plain values for YAML and JSON: what was a tuple is a list."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return values
 
 

@@ -3,90 +3,137 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import lightning.fabric
 import torch
 
 from training.data.dataset import Keyframes
 from training.distillation import build_method
+from training.engine.batches import Teaching
 from training.engine.config import TrainConfig
-from training.engine.descriptors import describe, preprocess_of
-from training.engine.fit import Teaching, fit
-from training.engine.runs import Run, load_run
-from training.models import build_model
+from training.engine.descriptors import preprocess_of
+from training.engine.fingerprints import sessions_fingerprint, weights_fingerprint
+from training.engine.fit import fit
+from training.engine.processes import run_processes
+from training.engine.runs import NoRun, Run, load_run
+from training.engine.teacher_cache import teacher_descriptors
+from training.models import EmbeddingModel, build_model
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
 
 
-def teach(config: TrainConfig, train: Sequence[Session], validation: Sequence[Session], out: Path) -> float:
+def teach(
+    config: TrainConfig, train: Sequence[Session], validation: Sequence[Session], out: Path, resume: bool = False
+) -> float:
     """Train a model on the labelled sessions alone; returns its best validation AR@1, in [0, 1].
 
+    Args:
+        config: of the run.
+        train, validation: sessions of different regions.
+        out: the run folder.
+        resume: go on with the killed run in ``out``.
+
     Raises:
-        DataError: too few labelled sessions, or they lack what the model reads.
-        ConfigError: the configuration asks for a distillation, which needs a teacher.
+        DataError: too few labelled sessions, or they lack what the model reads, or the run in ``out`` is finished.
+        ConfigError: the configuration asks for a distillation, which needs a teacher, or is not the resumed run's.
     """
     if config.method.name != "none":
         raise ConfigError(f"method {config.method.name!r} needs a teacher: use distill, or set method.name to none")
     labelled = [session for session in train if session.labelled]
-    return _train(config, labelled, validation, out, teacher=None)
+    return _train(config, labelled, validation, out, None, resume)
 
 
 def distill(
-    config: TrainConfig, train: Sequence[Session], validation: Sequence[Session], out: Path, teacher: Path
-) -> float:
+    config: TrainConfig, train: Sequence[Session], validation: Sequence[Session], out: Path, teacher: Path,
+    resume: bool = False,
+) -> float:  # fmt: skip
     """Train a student with the relations of a trained teacher; returns its best validation AR@1, in [0, 1].
 
     Sessions with poses serve the task loss and the distillation, sessions without poses the distillation.
 
+    Args:
+        config: of the run.
+        train, validation: sessions of different regions.
+        out: the run folder.
+        teacher: the run folder of the teacher.
+        resume: go on with the killed run in ``out``.
+
     Raises:
-        DataError: the teacher is no finished run, or the sessions lack what teacher or student reads.
-        ConfigError: no distillation method is configured, or teacher and student do not fit it.
+        DataError: the teacher is no finished run, the sessions lack what teacher or student reads, or the run in
+            ``out`` is finished.
+        ConfigError: no distillation method is configured, teacher and student do not fit it, or the configuration is
+            not the resumed run's.
     """
     if config.method.name == "none":
         raise ConfigError("no distillation method: set method.name, for example --method.name distilvpr")
-    return _train(config, train, validation, out, teacher)
+    return _train(config, train, validation, out, teacher, resume)
 
 
 def _train(
-    config: TrainConfig, train: Sequence[Session], validation: Sequence[Session], out: Path, teacher: Path | None
-) -> float:
+    config: TrainConfig, train: Sequence[Session], validation: Sequence[Session], out: Path, teacher: Path | None,
+    resume: bool,
+) -> float:  # fmt: skip
     unlabelled = [session.name for session in validation if not session.labelled]
     if unlabelled:
         raise DataError(f"validation sessions need poses; these have none: {', '.join(unlabelled)}")
     shared = {s.region for s in train} & {s.region for s in validation}
     if shared:
         raise DataError(f"validation must be in other regions than training; both have: {', '.join(sorted(shared))}")
+    work = partial(
+        _train_in_process, config=config, train=train, validation=validation, out=out, teacher=teacher, resume=resume
+    )
+    return run_processes(config, work)
+
+
+def _train_in_process(
+    fabric: lightning.fabric.Fabric, config: TrainConfig, train: Sequence[Session], validation: Sequence[Session],
+    out: Path, teacher: Path | None, resume: bool,
+) -> float:  # fmt: skip
+    """What each process does; the first one writes the run."""
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, config.model.options)
     preprocess = preprocess_of(config)
     keyframes = Keyframes(train, preprocess)
-    run = Run(out, config)
-    teaching = None if teacher is None else _teaching(teacher, config, keyframes, model.descriptor_dim)
-    best = fit(model, config, keyframes, Keyframes(validation, preprocess), run, teaching)
-    results: dict[str, Any] = {
-        "validation_ar1": best,
-        "teacher": None if teacher is None else str(teacher),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "keyframes": {"labelled": int(keyframes.labelled.sum()), "all": len(keyframes)},
-        "train": [session.name for session in train],
-        "validation": [session.name for session in validation],
-    }
-    run.finish(results)
+    taught_by = None if teacher is None else load_run(teacher)
+    run: Run = NoRun()
+    if fabric.is_global_zero:
+        sources = {"train": sessions_fingerprint(train), "validation": sessions_fingerprint(validation)}
+        if taught_by is not None:
+            sources["teacher"] = weights_fingerprint(taught_by[0])
+        run = Run(out, config, sources, resume)
+    teaching = None
+    if teacher is not None and taught_by is not None:
+        with fabric.rank_zero_first():
+            teaching = _teaching(teacher, *taught_by, config, keyframes, model, fabric.device)
+    best = fit(fabric, model, config, keyframes, Keyframes(validation, preprocess), run, teaching)
+    run.finish(
+        {
+            "validation_ar1": best,
+            "teacher": None if teacher is None else str(teacher),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "keyframes": {"labelled": int(keyframes.labelled.sum()), "all": len(keyframes)},
+            "train": [session.name for session in train],
+            "validation": [session.name for session in validation],
+        }
+    )
     return best
 
 
-def _teaching(path: Path, config: TrainConfig, keyframes: Keyframes, student_dim: int) -> Teaching:
-    """The teacher's descriptors of every training keyframe, computed once, and the configured method."""
-    teacher, teacher_config = load_run(path)
+def _teaching(
+    path: Path, teacher: EmbeddingModel, teacher_config: TrainConfig, config: TrainConfig, keyframes: Keyframes,
+    student: EmbeddingModel, device: torch.device,
+) -> Teaching:  # fmt: skip
+    """The teacher's descriptors of every training keyframe, and the configured method."""
     preprocess = preprocess_of(teacher_config)
     if teacher.uses_images and preprocess != keyframes.preprocess:
         keyframes = Keyframes(keyframes.sessions, preprocess)
-    descriptors = describe(teacher, keyframes, preprocess, title="teacher")
-    if not np.isfinite(descriptors).all():
-        raise DataError(f"{path}: the teacher gives descriptors that are not finite")
+    descriptors = teacher_descriptors(path, teacher, teacher_config.model, keyframes, preprocess, device)
     method = build_method(
-        config.method.name, config.method.options, teacher_dim=teacher.descriptor_dim, student_dim=student_dim
+        config.method.name,
+        config.method.options,
+        teacher_dim=teacher.descriptor_dim,
+        student_dim=student.descriptor_dim,
     )
     return Teaching(method, descriptors)

@@ -1,0 +1,116 @@
+"""The batches of a training, and the terms of the loss of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.data.dataset import Frames, Keyframes
+from training.data.pairing import place_masks
+from training.data.samplers import PlaceSampler, RelationSampler
+from training.engine.config import TrainConfig
+from training.engine.processes import gather_objects
+from training.engine.task import TripletTask
+from vpr_kd_ros.geometry import Ints
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a teacher brings to the training of a student.
+
+    Attributes:
+        method: a distillation method of ``training.distillation``; maps teacher and student descriptors to loss terms.
+        descriptors: (N, C) float32, the teacher's, of every training keyframe, not normalised.
+    """
+
+    method: torch.nn.Module
+    descriptors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Keyframes that are trained on together.
+
+    Attributes:
+        indices: (B,) int64 keyframe numbers.
+        labelled: how many of them, at the front, are for the task loss.
+    """
+
+    indices: Ints
+    labelled: int
+
+
+def draw_batches(
+    train: Keyframes, config: TrainConfig, rng: np.random.Generator, teaching: Teaching | None
+) -> Iterator[Batch]:
+    """Batches without end; between two of them, ``rng`` is all the state there is."""
+    places = iter(PlaceSampler(train, config.pairing, config.batch, rng))
+    if teaching is None or config.batch.anchors == 0:
+        for labelled in places:
+            yield Batch(labelled, len(labelled))
+    else:
+        # Drives without poses are what only the teacher can use; where there is none, relations of all drives serve.
+        pool = np.flatnonzero(~train.labelled)
+        pool = pool if len(pool) else np.arange(len(train))
+        relations = iter(RelationSampler(teaching.descriptors, train.session_of, pool, config.batch, rng))
+        for labelled, related in zip(places, relations, strict=False):
+            yield Batch(np.concatenate([labelled, np.setdiff1d(related, labelled)]), len(labelled))
+
+
+def augmented(frames: Frames, config: TrainConfig) -> Frames:
+    """The frames with their images and clouds changed at random."""
+    return Frames(
+        images=None if frames.images is None else config.image_augmentation(frames.images),
+        clouds=None if frames.clouds is None else [config.cloud_augmentation(cloud) for cloud in frames.clouds],
+    )
+
+
+def gathered(batch: Batch) -> tuple[Batch, Ints]:
+    """The batches of all processes as one.
+
+    Returns:
+        The whole batch, and (N,) int64: which row of the processes' descriptors, one process after the other, each of
+        its keyframes is. A keyframe that two processes drew is in it twice, each time augmented on its own.
+    """
+    parts = gather_objects(batch)
+    labelled = np.concatenate([np.arange(len(part.indices)) < part.labelled for part in parts])
+    rows = np.argsort(~labelled, kind="stable")
+    return Batch(np.concatenate([part.indices for part in parts])[rows], int(labelled.sum())), rows
+
+
+def loss_terms(
+    batch: Batch, descriptors: torch.Tensor, train: Keyframes, task: TripletTask, teaching: Teaching | None,
+    config: TrainConfig, progress: float,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """The weighted terms of the loss, scalars by name; their sum is the loss.
+
+    Args:
+        batch: the whole batch.
+        descriptors: (B, C) of its keyframes.
+        train: the keyframes.
+        task: the task loss, for the labelled part.
+        teaching: the teacher's relations, for the whole batch; None without a teacher.
+        config: its ``pairing``.
+        progress: of the training, in [0, 1).
+    """
+    device = descriptors.device
+    places = batch.indices[: batch.labelled]
+    positive, negative = place_masks(
+        train.positions[places], train.yaws[places], train.region_of[places], config.pairing
+    )
+    terms = {
+        "task": task(
+            descriptors[: batch.labelled],
+            torch.from_numpy(positive).to(device),
+            torch.from_numpy(negative).to(device),
+            progress,
+        )
+    }
+    if teaching is not None:
+        taught = torch.from_numpy(teaching.descriptors[batch.indices]).to(device)
+        terms |= teaching.method(taught, descriptors)
+    return terms
