@@ -19,6 +19,8 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["setuptools"],
+    # What tells colcon to run the tests with pytest.
+    extras_require={"test": ["pytest"]},
     zip_safe=True,
     maintainer="vpr_kd_ros maintainers",
     maintainer_email="vpr-kd-ros@example.org",
