@@ -615,7 +615,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_reads_a_configuration_and_prints_the_report(recorded: Path, tmp_path: Path) -> None:
     settings_file = tmp_path / "ingest.yaml"
     settings_file.write_text("region: town\nkeyframe_distance_m: 0.01\nlabelled: false\n")
-    done = run("--config", str(settings_file), "--output", str(tmp_path / "out"), "--name", "first", str(recorded))
+    done = run("--config", str(settings_file), "--out", str(tmp_path / "out"), "--name", "first", str(recorded))
     assert done.returncode == 0, done.stderr
     assert "first: 40 keyframes" in done.stdout
     assert len(Session(tmp_path / "out" / "first")) == 40
@@ -624,7 +624,7 @@ def test_the_command_reads_a_configuration_and_prints_the_report(recorded: Path,
 def test_the_command_tells_errors_without_a_traceback(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["ingest", str(recorded), "--output", str(tmp_path), "--region", "town"]
+    arguments = ["ingest", str(recorded), "--out", str(tmp_path), "--region", "town"]
     assert main([*arguments, "--camera_topic", "/front"]) == 1
     assert "give --camera_topic /camera" in capsys.readouterr().err
     assert main(["ingest", str(recorded), *arguments[1:], "--name", "one"]) == 1

@@ -16,7 +16,7 @@ from vpr_kd_ros.errors import ConfigError
 DESCRIPTION = """Turn recorded bags (rosbag2 MCAP or sqlite3, rosbag1) into sessions: keyframes with image, LiDAR cloud
 and, where the bag has surveyed positions, pose. Needs no ROS. A damaged MCAP is read as far as it goes.
 
-Example: python -m training ingest drives/2024-05-03 --output sessions/train --region harbour --condition rain
+Example: python -m training ingest drives/2024-05-03 --out sessions/train --region harbour --condition rain
 
 A drive with camera and LiDAR whose only poses are odometry: add --labelled false."""
 
@@ -26,7 +26,7 @@ def parser() -> jsonargparse.ArgumentParser:
     result = jsonargparse.ArgumentParser(prog="python -m training ingest", description=DESCRIPTION)
     result.add_argument("--config", action="config", help="YAML file with any of the options below")
     result.add_argument("bags", type=str, nargs="+", help="rosbag2 folders, or .mcap, .db3, .bag files")
-    result.add_argument("--output", type=str, required=True, help="folder in which each bag becomes a session folder")
+    result.add_argument("--out", type=str, required=True, help="folder in which each bag becomes a session folder")
     hints = get_type_hints(IngestConfig)
     for option in fields(IngestConfig):
         needed = {"required": True} if option.default is MISSING else {"default": option.default}
@@ -40,4 +40,4 @@ def run(args: jsonargparse.Namespace) -> None:
         raise ConfigError(f"--name {args.name} is given for {len(args.bags)} bags; give one bag, or no name")
     config = IngestConfig(**{option.name: getattr(args, option.name) for option in fields(IngestConfig)})
     for bag in args.bags:
-        print(report(ingest(bag, Path(args.output), config)))
+        print(report(ingest(bag, Path(args.out), config)))

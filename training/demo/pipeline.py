@@ -92,7 +92,7 @@ class Demo:
         topics = ["--pose_topic", "/ground_truth/odom", "--keyframe_distance_m", "8"]
         run_command(
             "training",
-            ["ingest", str(self.bags / "survey"), "--output", str(self.sessions / "train"), *arguments, *topics],
+            ["ingest", str(self.bags / "survey"), "--out", str(self.sessions / "train"), *arguments, *topics],
         )
 
     def teach(self) -> None:

@@ -268,7 +268,7 @@ def next_commands(out: str) -> list[tuple[str, str]]:
         (
             "See what a recording of your own holds, and make training sessions of it:",
             "python -m training inspect DRIVE\n"
-            "python -m training ingest DRIVE --output sessions/train --region REGION --condition WEATHER",
+            "python -m training ingest DRIVE --out sessions/train --region REGION --condition WEATHER",
         ),
         (
             "Train on your sessions (validation: drives of another region, with poses):",

@@ -143,7 +143,7 @@ def _same_session(folder: Path, source: dict[str, Any]) -> Outcome:
     for key, what in (("files", "from other files"), ("settings", "with other settings")):
         if len(known) != 1 or known[0].get(key) != source[key]:
             raise DataError(
-                f"{folder}: a session of this name was written {what}; remove it, or give another --name or --output"
+                f"{folder}: a session of this name was written {what}; remove it, or give another --name or --out"
             )
     notice = f"{folder}: written before from the same files with the same settings; left as it is"
     return Outcome(folder, False, session.info, len(session), [notice])

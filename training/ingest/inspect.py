@@ -50,7 +50,7 @@ def inspect(bag: Bag) -> str:
     advice, options = _advice(bag, chosen, seen, transforms, offsets_ms)
     lines.extend(f"NOTICE {notice}" for notice in [*bag.notices, *advice])
     if chosen["camera"] is not None:
-        words = ["python", "-m", "training", "ingest", str(bag.path), "--output", "sessions/train"]
+        words = ["python", "-m", "training", "ingest", str(bag.path), "--out", "sessions/train"]
         words += ["--region", "REGION", "--condition", "CONDITION", *options]
         lines.extend(["next:", "  " + " ".join(map(shlex.quote, words))])
     return "\n".join(lines)
