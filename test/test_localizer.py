@@ -197,6 +197,20 @@ def test_the_covariance_is_never_zero() -> None:
     assert alone.covariance[0, 0] == pytest.approx(10.0**2 / 12)
 
 
+@pytest.mark.parametrize("spacing", [0.05, 0.5, 5.0])
+def test_a_densely_mapped_street_does_not_change_the_margin(spacing: float) -> None:
+    """However many places of the same street are nearer, the best of another place decides."""
+    street = [(spacing * i, 0.0, 0.0, 0.9 - 0.001 * i) for i in range(30) if spacing * i <= 9.0]
+    _, match = scene([*street, (500.0, 0.0, 0.0, 0.6)], candidates=3)
+    assert match.candidates.positions[:, 0].max() == 500.0
+    assert match.probability == pytest.approx(CALIBRATION.probability(0.9, 0.3), abs=2e-3)
+
+
+def test_a_map_of_one_place_is_searched_to_its_end() -> None:
+    _, match = scene([(0.1 * i, 0.0, 0.0, 0.8 - 0.01 * i) for i in range(12)], candidates=3)
+    assert len(match.candidates) == 12
+
+
 def test_roll_and_pitch_are_the_best_candidates() -> None:
     student, backend = preset_student()
     place_map = PlaceMap(DIM, "ab" * 32, "map")

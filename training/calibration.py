@@ -7,18 +7,16 @@ also seen what the best match looks like where the robot has never been.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.protocol import Protocol, normalised, right_answers
 from training.sessions import Session
-from vpr_kd_ros.calibration import Calibration, margins
+from vpr_kd_ros.calibration import Calibration
 from vpr_kd_ros.errors import DataError
-
-CANDIDATES = 10
-"""How many candidates the margin is taken among; the localizer searches as many by default."""
+from vpr_kd_ros.geometry import Floats
 
 
 def calibrate(
@@ -50,26 +48,32 @@ def calibrate(
             similarity = unit[q] @ unit[d].T
             right = right_answers(query, database, Protocol(radius_m))
             near = right_answers(query, database, Protocol(surroundings_m))
-            for row in range(len(query)):
-                everywhere = np.ones(len(database), dtype=np.bool_)
-                for asked in (everywhere, ~near[row]):
-                    places = np.flatnonzero(asked)
-                    if len(places) > 1:
-                        samples.append(_best_match(similarity[row], right[row], database, places, cluster_radius_m))
+            samples.extend(_answers(similarity, right, near, database.positions[:, :2], cluster_radius_m))
     if not samples:
         raise DataError("calibration needs two labelled sessions of one region that were not trained on")
-    similarities, best_margins, rights = zip(*samples, strict=True)
-    return Calibration.fit(similarities, best_margins, rights, cluster_radius_m)
+    similarities, margins, rights = zip(*samples, strict=True)
+    return Calibration.fit(similarities, margins, rights, cluster_radius_m)
+
+
+def _answers(
+    similarity: NDArray[np.float32],
+    right: NDArray[np.bool_],
+    near: NDArray[np.bool_],
+    places: Floats,
+    cluster_radius_m: float,
+) -> Iterator[tuple[float, float, bool]]:
+    """The best match of each query, in the whole map and in the map without the query's surroundings."""
+    for row in range(len(similarity)):
+        for asked in (np.ones(len(places), dtype=np.bool_), ~near[row]):
+            if asked.any():
+                yield _best_match(similarity[row][asked], right[row][asked], places[asked], cluster_radius_m)
 
 
 def _best_match(
-    similarity: NDArray[np.float32],
-    right: NDArray[np.bool_],
-    database: Session,
-    places: NDArray[np.int64],
-    cluster_radius_m: float,
+    similarity: NDArray[np.float32], right: NDArray[np.bool_], places: Floats, cluster_radius_m: float
 ) -> tuple[float, float, bool]:
-    """Similarity, margin and rightness of the best match, as the robot sees it: among the few best candidates."""
-    best = places[np.argsort(-similarity[places], kind="stable")[:CANDIDATES]]
-    margin = margins(similarity[best], database.positions[best], cluster_radius_m)[0]
-    return float(similarity[best[0]]), float(margin), bool(right[best[0]])
+    """Similarity of the best match, its margin over the best of another place, and whether it is right."""
+    best = int(similarity.argmax())
+    elsewhere = similarity[np.linalg.norm(places - places[best], axis=1) > cluster_radius_m]
+    margin = similarity[best] - (elsewhere.max() if len(elsewhere) else similarity.min())
+    return float(similarity[best]), float(margin), bool(right[best])
