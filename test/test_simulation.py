@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -358,7 +359,13 @@ def test_an_interrupted_run_leaves_whole_sessions_only_and_goes_on(tmp_path: Pat
     command = [sys.executable, "-m", "training", "simulate", "--out", str(out), "--workers", "1"]
     command += ["--training_regions", "1", "--validation_regions", "1", "--test_regions", "0"]
     command += ["--town.loop_length_m", "120", "--camera.height", "48", "--camera.width", "64"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Tests that run in the background of a script inherit an ignored SIGINT.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(out.glob("train/*/session.json")):
         assert time.monotonic() < deadline
