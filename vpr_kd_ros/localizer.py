@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
-from vpr_kd_ros.calibration import Calibration, margins
-from vpr_kd_ros.errors import ConfigError, did_you_mean
+from vpr_kd_ros.calibration import margins
+from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
 from vpr_kd_ros.place_map import Neighbours, PlaceMap
 from vpr_kd_ros.student import Student
 
-MODES = ("single", "belief")
 DEFAULT_CLUSTER_RADIUS_M = 10.0
 MIN_DEVIATION_M = 0.1
 ANGLE_DEVIATION_RAD = math.radians(5.0)
@@ -32,14 +30,10 @@ class LocalizerConfig:
         candidates: places retrieved for each image, at least; more where all of them are one place.
         min_probability: a match is accepted from this probability of being right on, in (0, 1]. Applies to students
             that carry a calibration.
-        min_similarity: and from this similarity on, in [-1, 1]. Needed where the student carries no calibration. In
-            mode ``belief``, candidates below it say nothing.
+        min_similarity: and from this similarity on, in [-1, 1]. Needed where the student carries no calibration.
         cluster_radius_m: candidates closer than this to one another are the same place. None takes the calibration's,
             which is the only one its probabilities hold for, or 10 m where there is no calibration.
         yaw_window_rad: candidates whose heading differs more than this from the best one's do not enter the pose.
-        mode: ``single`` judges each image alone; ``belief`` filters them over time (see ``vpr_kd_ros.belief``) and
-            needs a calibration.
-        belief: of mode ``belief``; ``miss`` is replaced by the calibration's share of wrong answers.
     """
 
     candidates: int = 10
@@ -47,8 +41,6 @@ class LocalizerConfig:
     min_similarity: float | None = None
     cluster_radius_m: float | None = None
     yaw_window_rad: float = math.radians(45.0)
-    mode: str = "single"
-    belief: BeliefConfig = BeliefConfig()
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -61,8 +53,6 @@ class LocalizerConfig:
             raise ConfigError(f"cluster_radius_m: {self.cluster_radius_m} must be positive")
         if not 0 < self.yaw_window_rad <= math.pi:
             raise ConfigError(f"yaw_window_rad: {self.yaw_window_rad} must be in (0, pi]")
-        if self.mode not in MODES:
-            raise ConfigError(f"mode: {self.mode!r} is none of {', '.join(MODES)}{did_you_mean(self.mode, MODES)}")
 
 
 @dataclass(frozen=True)
@@ -98,9 +88,9 @@ class Match:
         pose: of the robot's base in the map's frame; None when not accepted.
         covariance: (6, 6) float64 in the order x, y, z, rotation about x, y, z (metres, radians); None with ``pose``.
         candidates: the retrieved places; none when the map is empty.
-        place_id: the best candidate's, in mode ``belief`` the most probable place; None without one.
+        place_id: the best candidate's; None without candidates.
         similarity: the best candidate's; NaN without candidates.
-        probability: that ``place_id`` is right; NaN without one or without a calibration.
+        probability: that the best candidate is right; NaN without candidates or without a calibration.
         seconds: wall time of each step.
     """
 
@@ -121,8 +111,8 @@ class Localizer:
 
     Raises:
         DataError: the map was made with another student.
-        ConfigError: the student carries no calibration and ``min_similarity`` is not given or the mode needs one, or
-            ``cluster_radius_m`` is not the one it was calibrated with.
+        ConfigError: the student carries no calibration and ``min_similarity`` is not given, or ``cluster_radius_m`` is
+            not the one it was calibrated with.
     """
 
     def __init__(self, student: Student, place_map: PlaceMap, config: LocalizerConfig) -> None:
@@ -131,15 +121,9 @@ class Localizer:
         self.place_map = place_map
         self.config = config
         self.cluster_radius_m = _cluster_radius(student, config)
-        self.belief = _belief(student, place_map, self.cluster_radius_m, config) if config.mode == "belief" else None
 
-    def localise(self, image: NDArray[np.uint8], stamp_ns: int, odometry: Pose | None = None) -> Match:
+    def localise(self, image: NDArray[np.uint8], stamp_ns: int) -> Match:
         """Find one RGB image, (H, W, 3) uint8, in the map.
-
-        Args:
-            image: RGB, (H, W, 3) uint8.
-            stamp_ns: of the image, nanoseconds. In mode ``belief``, one before the last image's resets the belief.
-            odometry: for mode ``belief``: pose of the robot's base in any frame that stays fixed, at the stamp.
 
         Raises:
             DataError: the image is not RGB uint8.
@@ -151,27 +135,23 @@ class Localizer:
         watch.lap("search")
         candidates = self._weigh(neighbours)
         watch.lap("weigh")
-        answer = self._answer(descriptor, neighbours, candidates, stamp_ns, odometry)
+        reason = self._refusal(descriptor, candidates)
         watch.lap("decide")
-        pose, covariance = (None, None) if answer.reason else self._pose(answer)
+        pose, covariance = (None, None) if reason else self._pose(neighbours, candidates)
         watch.lap("pose")
+        found = len(candidates) > 0
         return Match(
             stamp_ns=stamp_ns,
-            accepted=not answer.reason,
-            reason=answer.reason,
+            accepted=not reason,
+            reason=reason,
             pose=pose,
             covariance=covariance,
             candidates=candidates,
-            place_id=answer.place_id,
-            similarity=float(candidates.similarities[0]) if len(candidates) else math.nan,
-            probability=answer.probability,
+            place_id=int(candidates.place_ids[0]) if found else None,
+            similarity=float(candidates.similarities[0]) if found else math.nan,
+            probability=float(candidates.probabilities[0]) if found else math.nan,
             seconds=watch.seconds,
         )
-
-    def reset(self) -> None:
-        """Forget what earlier images told."""
-        if self.belief is not None:
-            self.belief.reset()
 
     def _describe(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(self.student.describe([image])[0])
