@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from training.models.adafusion import AdaFusion, AdaFusion2D, AdaFusion3D
 from training.models.base import EmbeddingModel
 from training.models.fusion import MinkLocFusion
 from training.models.image import MinkLoc2D, MobileNetV2GeM, ResNet18GeM, ResNet50GeM, SmallResNetGeM
@@ -16,6 +17,7 @@ from training.models.multilevel import StructVPR, StructVPRSeg
 from training.models.netvlad import NetVLADEncoder
 from training.models.pca import PCA
 from training.models.savlad import LSDNetEncoder
+from training.models.scicevpr import SciceVPR, SuperCricaVPR
 from training.models.voxels import VoxelBatch, voxelise
 from training.options import build
 
@@ -31,6 +33,11 @@ MODELS: dict[str, type[EmbeddingModel]] = {
     "small-resnet-gem": SmallResNetGeM,
     "netvlad": NetVLADEncoder,
     "lsdnet": LSDNetEncoder,
+    "adafusion": AdaFusion,
+    "adafusion-3d": AdaFusion3D,
+    "adafusion-2d": AdaFusion2D,
+    "super-cricavpr": SuperCricaVPR,
+    "scicevpr": SciceVPR,
     "structvpr": StructVPR,
     "structvpr-seg": StructVPRSeg,
 }
