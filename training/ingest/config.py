@@ -9,6 +9,7 @@ from vpr_kd_ros.errors import ConfigError
 
 AUTO = "auto"
 NONE = "none"
+TF = "tf"
 
 
 def _option(default: Any, text: str) -> Any:
@@ -31,8 +32,22 @@ class IngestConfig:
     camera_topic: str = _option(AUTO, "topic of Image or CompressedImage; auto: the only one")
     lidar_topic: str = _option(AUTO, "topic of PointCloud2; auto: the only one; none: images alone")
     pose_topic: str = _option(
-        AUTO, "topic of Odometry, PoseStamped or PoseWithCovarianceStamped; auto: the only one, if any; none: no poses"
+        AUTO,
+        "topic of Odometry, PoseStamped, PoseWithCovarianceStamped or NavSatFix; tf: the transforms from map_frame to "
+        "base_frame; auto: the only one, if any (of fixes only where there is no other); none: no poses",
     )
+    map_frame: str = _option("map", "frame of the poses, for pose_topic tf and for a trajectory file")
+    base_frame: str = _option("base_link", "frame of the robot's base, where the pose source does not name it")
+    nav_origin: list[float] | None = _option(
+        None,
+        "[latitude, longitude, altitude], degrees and metres, from which positions of a NavSatFix topic are counted: "
+        "give all drives of a region the same (default: the first fix; it is written into the session)",
+    )
+    trajectory: str | None = _option(None, "file with the poses of the base, in place of a pose topic")
+    trajectory_format: str = _option(
+        "tum", "tum (time x y z qx qy qz qw) or kitti (twelve numbers, [R | t]); times in seconds of the images' clock"
+    )
+    trajectory_stamps: str | None = _option(None, "kitti: file with one time a line")
     labelled: bool = _option(
         True,
         "true: the pose topic is a survey and its positions are written; "
@@ -63,6 +78,16 @@ class IngestConfig:
             raise ConfigError(
                 f"base_from_lidar has {len(self.base_from_lidar)} numbers; wants 6: x, y, z, roll, pitch, yaw"
             )
+        if self.nav_origin is not None and not (
+            len(self.nav_origin) == 3 and abs(self.nav_origin[0]) <= 90 and abs(self.nav_origin[1]) <= 360
+        ):
+            raise ConfigError(
+                f"nav_origin is {self.nav_origin}; wants latitude, longitude (degrees), altitude (metres)"
+            )
+        if self.trajectory_format not in ("tum", "kitti"):
+            raise ConfigError(f"trajectory_format is {self.trajectory_format!r}; known: tum, kitti")
+        if self.trajectory is not None and self.pose_topic not in (AUTO, NONE):
+            raise ConfigError(f"both trajectory {self.trajectory} and pose_topic {self.pose_topic} are given; give one")
         for key in ("region", "condition"):
             if not getattr(self, key).strip():
                 raise ConfigError(f"{key} is empty; name it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from vpr_kd_ros.decode import stamp_ns
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats
 
 BASE = "base_link"
 """Name of the base frame (REP 105), for pose sources that do not tell whose pose they give."""
 
-StaticTransforms = Mapping[tuple[str, str], Floats]
+Edge = tuple[str, str]
+"""Parent and child frame of a transform."""
+StaticTransforms = Mapping[Edge, Floats]
 """(parent, child) to parent_from_child, (4, 4)."""
 
 
@@ -48,16 +51,22 @@ def matrix(translation: Floats | list[float], rotation: Rotation) -> Floats:
     return result
 
 
-def transforms_of(message: Any) -> dict[tuple[str, str], Floats]:
-    """Static transforms of a ``tf2_msgs/TFMessage``."""
-    found: dict[tuple[str, str], Floats] = {}
+def stamped_transforms(message: Any) -> Iterator[tuple[Edge, int, list[float], list[float]]]:
+    """Usable transforms of a ``tf2_msgs/TFMessage``: edge, stamp in nanoseconds, translation (3), quaternion (4)."""
     for item in message.transforms:
         t, q = item.transform.translation, item.transform.rotation
-        quaternion = np.array([q.x, q.y, q.z, q.w])
-        if np.isfinite(quaternion).all() and np.linalg.norm(quaternion) > 1e-6:
-            key = (_clean(item.header.frame_id), _clean(item.child_frame_id))
-            found[key] = matrix([t.x, t.y, t.z], Rotation.from_quat(quaternion))
-    return found
+        translation, quaternion = [t.x, t.y, t.z], [q.x, q.y, q.z, q.w]
+        if np.isfinite([*translation, *quaternion]).all() and np.linalg.norm(quaternion) > 1e-6:
+            edge = (_clean(item.header.frame_id), _clean(item.child_frame_id))
+            yield edge, stamp_ns(item.header), translation, quaternion
+
+
+def transforms_of(message: Any) -> dict[Edge, Floats]:
+    """Static transforms of a ``tf2_msgs/TFMessage``."""
+    return {
+        edge: matrix(translation, Rotation.from_quat(quaternion))
+        for edge, _, translation, quaternion in stamped_transforms(message)
+    }
 
 
 def find_extrinsic(
@@ -89,21 +98,37 @@ def find_extrinsic(
     return Extrinsic(chain, "static transforms of the bag")
 
 
-def _join(target: str, source: str, transforms: StaticTransforms) -> Floats | None:
-    """target_from_source along the shortest chain of transforms, None where there is none."""
-    steps: dict[str, list[tuple[str, Floats]]] = {}
-    for (parent, child), parent_from_child in transforms.items():
-        steps.setdefault(parent, []).append((child, parent_from_child))
-        steps.setdefault(child, []).append((parent, np.asarray(np.linalg.inv(parent_from_child), dtype=np.float64)))
-    reached: dict[str, Floats] = {target: np.eye(4)}
+def find_chain(target: str, source: str, edges: Iterable[Edge]) -> list[tuple[Edge, bool]] | None:
+    """Shortest chain of transforms whose product is target_from_source; None where there is none.
+
+    Returns:
+        Each edge, and whether it is taken as it is (parent_from_child) or inverted.
+    """
+    target, source = _clean(target), _clean(source)
+    steps: dict[str, list[tuple[str, Edge, bool]]] = {}
+    for parent, child in edges:
+        steps.setdefault(parent, []).append((child, (parent, child), True))
+        steps.setdefault(child, []).append((parent, (parent, child), False))
+    reached: dict[str, list[tuple[Edge, bool]]] = {target: []}
     queue = deque([target])
     while queue:
         frame = queue.popleft()
-        for neighbour, frame_from_neighbour in steps.get(frame, []):
+        for neighbour, edge, forward in steps.get(frame, []):
             if neighbour not in reached:
-                reached[neighbour] = reached[frame] @ frame_from_neighbour
+                reached[neighbour] = [*reached[frame], (edge, forward)]
                 queue.append(neighbour)
     return reached.get(source)
+
+
+def _join(target: str, source: str, transforms: StaticTransforms) -> Floats | None:
+    """target_from_source along the shortest chain of transforms, None where there is none."""
+    chain = find_chain(target, source, transforms)
+    if chain is None:
+        return None
+    joined: Floats = np.eye(4)
+    for edge, forward in chain:
+        joined = joined @ (transforms[edge] if forward else np.linalg.inv(transforms[edge]))
+    return joined
 
 
 def _clean(frame: str) -> str:

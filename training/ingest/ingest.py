@@ -59,7 +59,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcom
         folder = Path(output) / name
         if folder.exists():
             return _same_session(folder, source)
-        found = scan(bag, roles)
+        found = scan(bag, roles, config)
         selection = select_keyframes(found, config)
         if len(selection) == 0:
             raise DataError(f"{bag.path}: no keyframe is left: {why_none(selection, config)}")
@@ -73,7 +73,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcom
             condition=config.condition,
             frame_id=found.pose_frame if labelled else "",
             topics=roles.filled(),
-            calibration={} if extrinsic is None else extrinsic.to_dict(),
+            calibration={**({} if extrinsic is None else extrinsic.to_dict()), **found.calibration},
         )
         reader = KeyframeReader(bag, roles, selection, extrinsic, config.require_lidar, config.max_image_side_px)
         with SessionWriter(folder, info) as writer:
@@ -122,10 +122,13 @@ def _about_poses(topic: str | None, labelled: bool) -> list[str]:
 
 
 def _source(bag: Bag, config: IngestConfig) -> dict[str, Any]:
-    total = sum(path.stat().st_size for path in bag.files)
+    paths = [*bag.files, *(Path(p) for p in (config.trajectory, config.trajectory_stamps) if p is not None)]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise DataError(f"{', '.join(missing)}: there is no such file")
+    total = sum(path.stat().st_size for path in paths)
     files = []
     with tqdm(total=total, desc="hash", unit="B", unit_scale=True, leave=False) as bar:
-        for path in bag.files:
+        for path in paths:
             digest = hashlib.sha256()
             with path.open("rb") as stream:
                 while block := stream.read(1 << 20):

@@ -13,10 +13,11 @@ from tqdm import tqdm
 from training.ingest.bag import Bag, Topic
 from training.ingest.config import IngestConfig
 from training.ingest.frames import BASE, find_extrinsic, transforms_of
+from training.ingest.geodesy import fix_from_message
+from training.ingest.poses import TF_TYPE
 from training.ingest.report import histogram
-from training.ingest.scan import TF_TYPE
 from training.ingest.select import nearest
-from training.ingest.topics import TYPES, candidates
+from training.ingest.topics import FIX_TYPE, TYPES, candidates
 from vpr_kd_ros.decode import cloud_from_message, image_from_message, pose_from_message
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats, Ints
@@ -77,7 +78,7 @@ def _read(bag: Bag) -> tuple[dict[str, _Seen], dict[tuple[str, str], Floats]]:
 
 
 def _most(topics: list[Topic]) -> Topic | None:
-    return max(topics, key=lambda topic: topic.count, default=None)
+    return max(topics, key=lambda topic: (topic.type != FIX_TYPE, topic.count), default=None)
 
 
 def _headline(bag: Bag, seen: dict[str, _Seen]) -> str:
@@ -117,6 +118,9 @@ def _describe(role: str, topic: Topic, entry: _Seen) -> str:
         if role == "lidar":
             fields = " ".join(item.name for item in message.fields)
             return f"{topic.name}, {len(cloud_from_message(message))} points of {fields}, {frame}"
+        if topic.type == FIX_TYPE:
+            latitude, longitude, _ = fix_from_message(message)
+            return f"{topic.name}, latitude {latitude:.6f}, longitude {longitude:.6f}, {frame}"
         pose_from_message(message)
         child = getattr(message, "child_frame_id", "")
         return f"{topic.name}, {frame}" + (f", of {child!r}" if child else "")

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.ingest.bag import Topic
-from training.ingest.config import AUTO, NONE, IngestConfig
+from training.ingest.config import AUTO, NONE, TF, IngestConfig
 from vpr_kd_ros.errors import DataError, did_you_mean
 
+FIX_TYPE = "sensor_msgs/msg/NavSatFix"
 TYPES: dict[str, tuple[str, ...]] = {
     "camera": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     "lidar": ("sensor_msgs/msg/PointCloud2",),
@@ -16,6 +17,7 @@ TYPES: dict[str, tuple[str, ...]] = {
         "nav_msgs/msg/Odometry",
         "geometry_msgs/msg/PoseStamped",
         "geometry_msgs/msg/PoseWithCovarianceStamped",
+        FIX_TYPE,
     ),
 }
 """Role to the message types that can fill it."""
@@ -24,13 +26,13 @@ TYPES: dict[str, tuple[str, ...]] = {
 _WITHOUT = {
     "camera": "a session needs a camera: record one",
     "lidar": "record one, or ingest images alone with --lidar_topic none",
-    "pose": "record one, or give --pose_topic none to space keyframes in time",
+    "pose": "record one, give a --trajectory file or --pose_topic tf, or --pose_topic none to space keyframes in time",
 }
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Topic of each role; None where the role is not filled."""
+    """Topic of each role; None where the role is not filled. Poses may also be "tf" or the name of a file."""
 
     camera: str
     lidar: str | None
@@ -60,6 +62,8 @@ def choose_topics(topics: Mapping[str, Topic], config: IngestConfig) -> Roles:
     lidar = _choose(topics, "lidar", config.lidar_topic)
     if lidar is None and config.lidar_topic != NONE and config.require_lidar:
         raise DataError(_missing(topics, "lidar"))
+    if config.trajectory is not None or config.pose_topic == TF:
+        return Roles(camera, lidar, config.trajectory or TF)
     return Roles(camera, lidar, _choose(topics, "pose", config.pose_topic))
 
 
@@ -68,6 +72,8 @@ def _choose(topics: Mapping[str, Topic], role: str, wanted: str) -> str | None:
         return None
     fitting = [topic.name for topic in candidates(topics, role)]
     if wanted == AUTO:
+        # A fix tells where the antenna is, a pose where the robot is and where it looks.
+        fitting = [name for name in fitting if topics[name].type != FIX_TYPE] or fitting
         if len(fitting) > 1:
             raise DataError(f"{len(fitting)} topics could be the {role}: {_give(role, fitting)}")
         return fitting[0] if fitting else None
