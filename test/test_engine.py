@@ -15,6 +15,7 @@ import yaml
 from support.training_runs import STUDENT, TEACHER, write_drives
 from training.__main__ import main
 from training.data.dataset import Keyframes
+from training.distillation import METHODS
 from training.engine.config import MethodConfig, TrainConfig, from_dict, to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.jobs import distill, teach
@@ -22,7 +23,7 @@ from training.engine.optimisation import parameter_groups
 from training.engine.runs import load_run
 from training.evaluation.protocol import Protocol, evaluate, normalised
 from training.export import export_student
-from training.models import build_model
+from training.models import MODELS, build_model
 from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.student import Student
@@ -193,3 +194,19 @@ def test_the_command_line_teaches_and_evaluates(
 def test_an_unknown_command_suggests_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evalute"]) == 2
     assert "did you mean 'evaluate'" in capsys.readouterr().err
+
+
+def test_methods_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    methods, teachers, students = capsys.readouterr().out.split("\n\n")
+    more = [name for name, kind in MODELS.items() if kind.uses_clouds or kind.uses_labels]
+    for block, names in (
+        (methods, METHODS),
+        (teachers, more),
+        (students, [name for name in MODELS if name not in more]),
+    ):
+        rows = [line.split(maxsplit=1) for line in block.splitlines() if line.startswith("  ")]
+        assert [name for name, _ in rows] == list(names)
+        assert all(len(what) > 10 for _, what in rows)
+    assert "minkloc++3d" in teachers
+    assert "small-resnet-gem" in students

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": "say what a recorded bag holds, what it lacks, and how to ingest it",
     "recover": "write what is readable of a damaged bag to a new one",
     "ingest": "turn recorded bags into sessions",
+    "methods": "list the distillation methods, the teachers and the students",
     "teach": "train a model on the labelled sessions: a teacher, or a student that learns by itself",
     "distill": "train a camera student with a teacher's relations, on every session",
     "evaluate": "measure recall between traverses for a trained model",

@@ -34,7 +34,8 @@ def run_processes(config: TrainConfig, work: Callable[[lightning.fabric.Fabric],
 
     Args:
         config: its ``devices`` and ``precision``.
-        work: with several processes it must be picklable; a frozen dataclass it needs goes into a ``partial``.
+        work: with several processes it must be picklable, a frozen dataclass it needs bound by ``partial``, and its
+            result must be plain values or arrays, not tensors, whose memory goes with the process.
 
     Raises:
         ConfigError: the machine has fewer devices, or there is no such precision.

@@ -1,0 +1,48 @@
+"""``python -m training methods``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import jsonargparse
+
+from training.distillation import METHODS
+from training.models import MODELS
+
+DESCRIPTION = """List what can be trained: the distillation methods, the teachers and the students, by the names that
+method.name and model.name take.
+
+Example: python -m training methods"""
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """The command's options."""
+    return jsonargparse.ArgumentParser(prog="python -m training methods", description=DESCRIPTION)
+
+
+def run(args: jsonargparse.Namespace) -> None:
+    """Print the lists."""
+    print(overview())
+
+
+def overview() -> str:
+    """Methods, teachers and students, each with the first line of its class's documentation."""
+    cameras = {name: kind for name, kind in MODELS.items() if not (kind.uses_clouds or kind.uses_labels)}
+    parts: dict[str, Mapping[str, type]] = {
+        "distillation methods (--method.name)": METHODS,
+        "teachers, which read more than camera images (--model.name)": {
+            name: kind for name, kind in MODELS.items() if name not in cameras
+        },
+        "students, and teachers of smaller ones, which read camera images alone (--model.name)": cameras,
+    }
+    width = max(len(name) for table in parts.values() for name in table)
+    blocks = []
+    for title, table in parts.items():
+        lines = [f"  {name:<{width}}  {_first_line(kind)}" for name, kind in table.items()]
+        blocks.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _first_line(kind: type) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
