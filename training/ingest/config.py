@@ -64,10 +64,18 @@ class IngestConfig:
         "[x, y, z, roll, pitch, yaw], metres and radians: where the LiDAR sits on the robot's base "
         "(default: the bag's /tf_static; not needed when clouds are in the base frame)",
     )
+    submap_m: float | None = _option(
+        None,
+        "join all scans within so many metres travelled before and after a keyframe into its cloud (default: one scan)",
+    )
+    submap_voxel_m: float = _option(0.2, "one point of a submap is kept in each cube of this size")
     max_image_side_px: int | None = _option(None, "shrink images whose longer side is longer than this")
 
     def __post_init__(self) -> None:
-        for key in ("keyframe_distance_m", "keyframe_angle_deg", "keyframe_interval_s", "max_pose_gap_s"):
+        if self.submap_m is not None and not self.submap_m > 0:
+            raise ConfigError(f"submap_m is {self.submap_m}; it must be positive")
+        positive = ("keyframe_distance_m", "keyframe_angle_deg", "keyframe_interval_s", "max_pose_gap_s")
+        for key in (*positive, "submap_voxel_m"):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"{key} is {getattr(self, key)}; it must be positive")
         if not self.time_tolerance_s >= 0:

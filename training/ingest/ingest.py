@@ -18,6 +18,7 @@ from training.ingest.frames import find_extrinsic
 from training.ingest.keyframes import KeyframeReader
 from training.ingest.scan import scan
 from training.ingest.select import Selection, select_keyframes
+from training.ingest.submaps import plan_submaps
 from training.ingest.topics import choose_topics
 from training.sessions import Session, SessionInfo, SessionWriter
 from vpr_kd_ros.errors import DataError
@@ -66,6 +67,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcom
         extrinsic = None
         if roles.lidar is not None:
             extrinsic = find_extrinsic(config.base_from_lidar, found.lidar_frame, found.base_frame, found.transforms)
+        submaps = plan_submaps(found, selection, config)
         labelled = config.labelled and roles.pose is not None
         info = SessionInfo(
             name=name,
@@ -75,7 +77,9 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcom
             topics=roles.filled(),
             calibration={**({} if extrinsic is None else extrinsic.to_dict()), **found.calibration},
         )
-        reader = KeyframeReader(bag, roles, selection, extrinsic, config.require_lidar, config.max_image_side_px)
+        reader = KeyframeReader(
+            bag, roles, selection, extrinsic, config.require_lidar, config.max_image_side_px, submaps
+        )
         with SessionWriter(folder, info) as writer:
             for keyframe in reader:
                 i = keyframe.number

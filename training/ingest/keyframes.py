@@ -14,6 +14,7 @@ from tqdm import tqdm
 from training.ingest.bag import Bag
 from training.ingest.frames import Extrinsic
 from training.ingest.select import Selection
+from training.ingest.submaps import Submaps, thin
 from training.ingest.topics import Roles
 from vpr_kd_ros.decode import cloud_from_message, image_from_message
 from vpr_kd_ros.errors import DataError
@@ -21,6 +22,7 @@ from vpr_kd_ros.errors import DataError
 BAD_IMAGE = "undecodable image"
 BAD_CLOUD = "undecodable cloud"
 NO_POINTS = "cloud without a finite point"
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,20 @@ class Keyframe:
 
 @dataclass
 class _Waiting:
-    """A keyframe until both its messages were read."""
+    """A keyframe until all its messages were read."""
 
+    missing: int
     image: NDArray[np.uint8] | None = None
-    cloud: NDArray[np.float32] | None = None
-    missing: int = 2
-    problem: str = ""
+    parts: list[NDArray[np.float32]] = field(default_factory=list)
+    image_problem: str = ""
+    cloud_problem: str = ""
 
 
 @dataclass
 class KeyframeReader:
     """Reads the keyframes of a selection, in their order.
 
-    Memory holds only the keyframes whose image was read and whose cloud was not yet, or the other way round.
+    Memory holds only the keyframes of which some messages were read and others were not yet.
 
     Attributes:
         drops: reason to count of keyframes that could not be read; complete at the end.
@@ -59,6 +62,7 @@ class KeyframeReader:
     extrinsic: Extrinsic | None
     require_cloud: bool
     max_side_px: int | None
+    submaps: Submaps | None = None
     drops: Counter[str] = field(default_factory=Counter)
     _errors: Counter[str] = field(default_factory=Counter)
     _first_error: dict[str, str] = field(default_factory=dict)
@@ -71,35 +75,44 @@ class KeyframeReader:
         ]
 
     def __iter__(self) -> Iterator[Keyframe]:
+        clouds = self._clouds()
         waiting: dict[int, _Waiting] = {}
         next_up = 0
         with tqdm(total=len(self.selection), desc="keyframes", unit="keyframe", leave=False) as bar:
-            for number, role, data in self._messages():
-                entry = waiting.setdefault(number, _Waiting(missing=1 + int(self.selection.clouds[number] >= 0)))
-                entry.missing -= 1
-                if role == "image":
-                    self._take_image(entry, data)
+            for topic, message, numbers, data in self._messages(clouds):
+                entries = [waiting.setdefault(n, _Waiting(missing=1 + len(clouds[n]))) for n in numbers]
+                if topic == self.roles.camera:
+                    self._take_image(entries, data)
                 else:
-                    self._take_cloud(entry, data)
+                    self._take_cloud(dict(zip(numbers, entries, strict=True)), message, data)
+                for entry in entries:
+                    entry.missing -= 1
                 while next_up in waiting and waiting[next_up].missing == 0:
                     ready = waiting.pop(next_up)
                     bar.update()
                     next_up += 1
-                    if ready.problem or ready.image is None:
-                        self.drops[ready.problem] += 1
+                    problem = ready.image_problem or (ready.cloud_problem if not ready.parts else "")
+                    if ready.image is None or (problem and self.require_cloud):
+                        self.drops[problem] += 1
                     else:
-                        yield Keyframe(next_up - 1, ready.image, ready.cloud)
+                        yield Keyframe(next_up - 1, ready.image, self._joined(ready.parts))
 
-    def _messages(self) -> Iterator[tuple[int, str, bytes]]:
-        """Keyframe number, "image" or "cloud", and message bytes; ends when every keyframe has what it needs."""
+    def _clouds(self) -> list[list[int]]:
+        """Numbers of the clouds of each keyframe."""
+        if self.submaps is not None:
+            return self.submaps.members
+        return [[number] if number >= 0 else [] for number in self.selection.clouds.tolist()]
+
+    def _messages(self, clouds: list[list[int]]) -> Iterator[tuple[str, int, list[int], bytes]]:
+        """Topic, number of the message on it, keyframes that want it, and bytes; ends when all have what they need."""
         wanted: dict[str, dict[int, list[int]]] = {self.roles.camera: defaultdict(list)}
-        for number, message in enumerate(self.selection.images.tolist()):
-            wanted[self.roles.camera][message].append(number)
+        for keyframe, message in enumerate(self.selection.images.tolist()):
+            wanted[self.roles.camera][message].append(keyframe)
         if self.roles.lidar is not None:
             wanted[self.roles.lidar] = defaultdict(list)
-            for number, message in enumerate(self.selection.clouds.tolist()):
-                if message >= 0:
-                    wanted[self.roles.lidar][message].append(number)
+            for keyframe, messages in enumerate(clouds):
+                for message in messages:
+                    wanted[self.roles.lidar][message].append(keyframe)
         outstanding = sum(len(messages) for messages in wanted.values())
         counts: Counter[str] = Counter()
         for topic, _time, data in self.bag.messages(set(wanted)):
@@ -107,21 +120,22 @@ class KeyframeReader:
             counts[topic] += 1
             if message in wanted[topic]:
                 outstanding -= 1
-                for number in wanted[topic][message]:
-                    yield number, "image" if topic == self.roles.camera else "cloud", data
+                yield topic, message, wanted[topic][message], data
             if outstanding == 0:
                 return
 
-    def _take_image(self, entry: _Waiting, data: bytes) -> None:
+    def _take_image(self, entries: list[_Waiting], data: bytes) -> None:
         try:
-            image = image_from_message(self.bag.decode(self.roles.camera, data))
+            image = shrink(image_from_message(self.bag.decode(self.roles.camera, data)), self.max_side_px)
         except DataError as error:
             self._note(BAD_IMAGE, str(error))
-            entry.problem = BAD_IMAGE
+            for entry in entries:
+                entry.image_problem = BAD_IMAGE
             return
-        entry.image = shrink(image, self.max_side_px)
+        for entry in entries:
+            entry.image = image
 
-    def _take_cloud(self, entry: _Waiting, data: bytes) -> None:
+    def _take_cloud(self, entries: dict[int, _Waiting], message: int, data: bytes) -> None:
         assert self.roles.lidar is not None
         assert self.extrinsic is not None
         try:
@@ -134,12 +148,28 @@ class KeyframeReader:
             returned = points.any(axis=1)
             points = points if returned.all() else points[returned]
             if len(points):
-                entry.cloud = self.extrinsic.apply(points)
+                points = self.extrinsic.apply(points)
+                for keyframe, entry in entries.items():
+                    self._add_part(entry, points, message, keyframe)
                 return
             problem = NO_POINTS
             self._note(problem, f"{self.roles.lidar}: nothing but non-finite points and zeros")
-        if self.require_cloud:
-            entry.problem = entry.problem or problem
+        for entry in entries.values():
+            entry.cloud_problem = problem
+
+    def _add_part(self, entry: _Waiting, points: NDArray[np.float32], message: int, keyframe: int) -> None:
+        if self.submaps is None:
+            entry.parts = [points]
+            return
+        entry.parts.append(thin(self.submaps.place(points, message, keyframe), self.submaps.voxel_m))
+        # Joined from time to time, or the scans of a stretch would be held once for each of its keyframes.
+        if len(entry.parts) == PARTS:
+            entry.parts = [thin(np.concatenate(entry.parts), self.submaps.voxel_m)]
+
+    def _joined(self, parts: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+        if not parts:
+            return None
+        return parts[0] if self.submaps is None else thin(np.concatenate(parts), self.submaps.voxel_m)
 
     def _note(self, problem: str, error: str) -> None:
         self._errors[problem] += 1
