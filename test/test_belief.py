@@ -67,9 +67,9 @@ class Dense:
             for place in self.places:
                 far, turned = math.dist(place[:2], self.places[k][:2]), angle(place[2], self.places[k][2])
                 value = math.exp(-(far**2) / (2 * sigma**2) - turned**2 / (2 * c.yaw_sigma_rad**2))
-                density.append(value if far <= GATE * sigma else 0.0)
+                density.append(value if far <= GATE * sigma and odds > 0 else 0.0)
             for j, value in enumerate(density):
-                support[j] += odds * value / sum(density)
+                support[j] += odds * value / (sum(density) or 1.0)
                 touched[j] |= value > 0
         share = self.lost / n
         for j in range(n):

@@ -201,6 +201,11 @@ class Belief:
         self.resets += 1
         self._forget()
 
+    @property
+    def unknown(self) -> float:
+        """Probability of being lost or off the map."""
+        return self._lost + self._off
+
     def observe(self, stamp_ns: int, place_ids: Ints, probabilities: Floats, odometry: Pose | None = None) -> Posterior:
         """Take in one frame.
 
@@ -289,11 +294,13 @@ class Belief:
 
     def _support(self, place_ids: Ints, probabilities: Floats) -> tuple[Ints, Floats]:
         """Places that the candidates point to, and sum_k o_k g_kj of each."""
-        known = [i for i, place_id in enumerate(np.asarray(place_ids).tolist()) if place_id in self._row_of]
-        rows = np.array([self._row_of[int(place_ids[i])] for i in known], dtype=np.int64)
-        if len(rows) == 0:
+        told = zip(np.asarray(place_ids).tolist(), np.asarray(probabilities, dtype=np.float64).tolist(), strict=True)
+        # Written so that what is not a number says nothing.
+        known = {self._row_of[i]: min(p, MAX_PROBABILITY) for i, p in told if i in self._row_of and p > 0}
+        if not known:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        odds = self._odds(rows, np.asarray(probabilities, dtype=np.float64)[known])
+        rows = np.array(list(known), dtype=np.int64)
+        odds = self._odds(rows, np.array(list(known.values())))
         sigma = max(self.config.candidate_sigma_m, self.spacing_m / 2.0)
         sources, targets = _pairs(self._tree, self._xy[rows], GATE * sigma)
         distances = np.linalg.norm(self._xy[targets] - self._xy[rows[sources]], axis=1)
@@ -307,10 +314,8 @@ class Belief:
 
     def _odds(self, rows: Ints, probabilities: Floats) -> Floats:
         """Odds of each candidate: those of its cluster's best, shared within the cluster by their own."""
-        p = np.clip(np.where(np.isfinite(probabilities), probabilities, 0.0), 0.0, MAX_PROBABILITY)
-        own = p / (1.0 - p)
-        odds = np.zeros(len(rows))
-        free = own > 0
+        own = probabilities / (1.0 - probabilities)
+        odds, free = np.zeros(len(rows)), np.ones(len(rows), dtype=np.bool_)
         while free.any():
             best = int(np.argmax(np.where(free, own, -1.0)))
             cluster = free & (np.linalg.norm(self._xy[rows] - self._xy[rows[best]], axis=1) <= self.cluster_radius_m)
@@ -340,7 +345,7 @@ class Belief:
 
     def _posterior(self, moved: Motion | None) -> Posterior:
         order = np.argsort(-self._weights, kind="stable")
-        return Posterior(self._ids[self._rows[order]], self._weights[order], self._lost + self._off, moved)
+        return Posterior(self._ids[self._rows[order]], self._weights[order], self.unknown, moved)
 
 
 def _sums(keys: Ints, values: Floats) -> tuple[Ints, Floats]:

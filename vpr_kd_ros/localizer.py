@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from vpr_kd_ros.belief import Belief, BeliefConfig, Motion, Posterior
 from vpr_kd_ros.calibration import margins
-from vpr_kd_ros.errors import ConfigError
+from vpr_kd_ros.errors import ConfigError, did_you_mean
 from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
 from vpr_kd_ros.place_map import Neighbours, PlaceMap
 from vpr_kd_ros.student import Student
 
+MODES = ("single", "belief")
 DEFAULT_CLUSTER_RADIUS_M = 10.0
 MIN_DEVIATION_M = 0.1
 ANGLE_DEVIATION_RAD = math.radians(5.0)
@@ -30,10 +32,14 @@ class LocalizerConfig:
         candidates: places retrieved for each image, at least; more where all of them are one place.
         min_probability: a match is accepted from this probability of being right on, in (0, 1]. Applies to students
             that carry a calibration.
-        min_similarity: and from this similarity on, in [-1, 1]. Needed where the student carries no calibration.
+        min_similarity: and from this similarity on, in [-1, 1]. Needed where the student carries no calibration. In
+            mode ``belief``, candidates below it say nothing.
         cluster_radius_m: candidates closer than this to one another are the same place. None takes the calibration's,
             which is the only one its probabilities hold for, or 10 m where there is no calibration.
         yaw_window_rad: candidates whose heading differs more than this from the best one's do not enter the pose.
+        mode: ``single`` judges each image alone; ``belief`` filters them over time (see ``vpr_kd_ros.belief``) and
+            needs a calibration.
+        belief: of mode ``belief``; ``miss`` is replaced by the calibration's share of wrong answers.
     """
 
     candidates: int = 10
@@ -41,6 +47,8 @@ class LocalizerConfig:
     min_similarity: float | None = None
     cluster_radius_m: float | None = None
     yaw_window_rad: float = math.radians(45.0)
+    mode: str = "single"
+    belief: BeliefConfig = BeliefConfig()
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -53,6 +61,8 @@ class LocalizerConfig:
             raise ConfigError(f"cluster_radius_m: {self.cluster_radius_m} must be positive")
         if not 0 < self.yaw_window_rad <= math.pi:
             raise ConfigError(f"yaw_window_rad: {self.yaw_window_rad} must be in (0, pi]")
+        if self.mode not in MODES:
+            raise ConfigError(f"mode: {self.mode!r} is none of {', '.join(MODES)}{did_you_mean(self.mode, MODES)}")
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,9 @@ class Match:
         pose: of the robot's base in the map's frame; None when not accepted.
         covariance: (6, 6) float64 in the order x, y, z, rotation about x, y, z (metres, radians); None with ``pose``.
         candidates: the retrieved places; none when the map is empty.
-        place_id: the best candidate's; None without candidates.
+        place_id: the best candidate's, in mode ``belief`` the most probable place; None without one.
         similarity: the best candidate's; NaN without candidates.
-        probability: that the best candidate is right; NaN without candidates or without a calibration.
+        probability: that ``place_id`` is right; NaN without one or without a calibration.
         seconds: wall time of each step.
     """
 
@@ -111,8 +121,8 @@ class Localizer:
 
     Raises:
         DataError: the map was made with another student.
-        ConfigError: the student carries no calibration and ``min_similarity`` is not given, or ``cluster_radius_m`` is
-            not the one it was calibrated with.
+        ConfigError: the student carries no calibration and ``min_similarity`` is not given or the mode needs one, or
+            ``cluster_radius_m`` is not the one it was calibrated with.
     """
 
     def __init__(self, student: Student, place_map: PlaceMap, config: LocalizerConfig) -> None:
@@ -121,9 +131,15 @@ class Localizer:
         self.place_map = place_map
         self.config = config
         self.cluster_radius_m = _cluster_radius(student, config)
+        self.belief = _belief(student, place_map, self.cluster_radius_m, config) if config.mode == "belief" else None
 
-    def localise(self, image: NDArray[np.uint8], stamp_ns: int) -> Match:
+    def localise(self, image: NDArray[np.uint8], stamp_ns: int, odometry: Pose | None = None) -> Match:
         """Find one RGB image, (H, W, 3) uint8, in the map.
+
+        Args:
+            image: RGB, (H, W, 3) uint8.
+            stamp_ns: of the image, nanoseconds. In mode ``belief``, one before the last image's resets the belief.
+            odometry: for mode ``belief``: pose of the robot's base in any frame that stays fixed, at the stamp.
 
         Raises:
             DataError: the image is not RGB uint8.
@@ -135,23 +151,27 @@ class Localizer:
         watch.lap("search")
         candidates = self._weigh(neighbours)
         watch.lap("weigh")
-        reason = self._refusal(descriptor, candidates)
+        answer = self._answer(descriptor, neighbours, candidates, stamp_ns, odometry)
         watch.lap("decide")
-        pose, covariance = (None, None) if reason else self._pose(neighbours, candidates)
+        pose, covariance = (None, None) if answer.reason else self._pose(answer)
         watch.lap("pose")
-        found = len(candidates) > 0
         return Match(
             stamp_ns=stamp_ns,
-            accepted=not reason,
-            reason=reason,
+            accepted=not answer.reason,
+            reason=answer.reason,
             pose=pose,
             covariance=covariance,
             candidates=candidates,
-            place_id=int(candidates.place_ids[0]) if found else None,
-            similarity=float(candidates.similarities[0]) if found else math.nan,
-            probability=float(candidates.probabilities[0]) if found else math.nan,
+            place_id=answer.place_id,
+            similarity=float(candidates.similarities[0]) if len(candidates) else math.nan,
+            probability=answer.probability,
             seconds=watch.seconds,
         )
+
+    def reset(self) -> None:
+        """Forget what earlier images told."""
+        if self.belief is not None:
+            self.belief.reset()
 
     def _describe(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(self.student.describe([image])[0])
@@ -184,43 +204,98 @@ class Localizer:
         yaws = np.array([pose.yaw for pose in neighbours.poses], dtype=np.float64)
         return Candidates(neighbours.ids, neighbours.similarities, probabilities, positions, yaws)
 
-    def _refusal(self, descriptor: NDArray[np.float32], candidates: Candidates) -> str:
-        """Why the best candidate is not accepted, or an empty string."""
-        if not descriptor.any() or not np.isfinite(descriptor).all():
-            return "the student gave no usable descriptor for this image"
+    def _answer(
+        self,
+        descriptor: NDArray[np.float32],
+        neighbours: Neighbours,
+        candidates: Candidates,
+        stamp_ns: int,
+        odometry: Pose | None,
+    ) -> _Answer:
+        """The best place, and why it is not accepted, if it is not."""
+        usable = bool(descriptor.any()) and bool(np.isfinite(descriptor).all())
+        if usable and self.belief is not None:
+            told = candidates.probabilities
+            if self.config.min_similarity is not None:
+                told = np.where(candidates.similarities >= self.config.min_similarity, told, 0.0)
+            answer = self._filtered(self.belief.observe(stamp_ns, candidates.place_ids, told, odometry))
+        else:
+            answer = self._best(neighbours, candidates)
+        if not usable:
+            return replace(answer, reason="the student gave no usable descriptor for this image")
         if len(candidates) == 0:
-            return "the map is empty"
-        similarity, probability = float(candidates.similarities[0]), float(candidates.probabilities[0])
-        if self.config.min_similarity is not None and similarity < self.config.min_similarity:
+            return replace(answer, reason="the map is empty")
+        return replace(answer, reason=self._refusal(answer, float(candidates.similarities[0])))
+
+    def _refusal(self, answer: _Answer, similarity: float) -> str:
+        """Why the best place is not accepted, or an empty string."""
+        if answer.place_id is None:
+            return "nothing that was seen so far tells where"
+        if self.belief is None and self.config.min_similarity is not None and similarity < self.config.min_similarity:
             return f"similarity {similarity:.3f} below {self.config.min_similarity:g}"
-        if self.student.metadata.calibration is not None and probability < self.config.min_probability:
-            return f"probability {probability:.3f} below {self.config.min_probability:g}"
+        if self.student.metadata.calibration is not None and answer.probability < self.config.min_probability:
+            return f"probability {answer.probability:.3f} below {self.config.min_probability:g}"
         return ""
 
-    def _pose(self, neighbours: Neighbours, candidates: Candidates) -> tuple[Pose, Floats]:
-        """Mean of the candidates that agree with the best one, and how sure it is.
+    def _best(self, neighbours: Neighbours, candidates: Candidates) -> _Answer:
+        """The best candidate, and those that agree with it.
 
         The weight of a candidate is how far its similarity stands above that of the best candidate of another place.
         """
-        near = np.linalg.norm(candidates.positions - candidates.positions[0], axis=1) <= self.cluster_radius_m
-        turned = np.abs(wrap_angle(candidates.yaws - candidates.yaws[0]))
-        agree = near & (turned <= self.config.yaw_window_rad)
+        if len(candidates) == 0:
+            return _NOTHING
+        agree = self._near(candidates.positions) & self._alike(candidates.yaws)
         similarities = candidates.similarities.astype(np.float64)
         elsewhere = similarities[0] - margins(similarities, candidates.positions, self.cluster_radius_m)[0]
         weights = np.clip(similarities[agree] - elsewhere, 0.0, None)
         if not weights.any():
             weights[0] = 1.0
-        weights /= weights.sum()
-        positions, yaws = candidates.positions[agree], candidates.yaws[agree]
+        poses = [neighbours.poses[i] for i in np.flatnonzero(agree)]
+        return _Answer(
+            int(candidates.place_ids[0]), float(candidates.probabilities[0]), poses, weights / weights.sum(), None
+        )
+
+    def _filtered(self, posterior: Posterior) -> _Answer:
+        """The most probable place, with the probability of all hypotheses that are the same place."""
+        if len(posterior.place_ids) == 0:
+            return _NOTHING
+        poses = [self.place_map.pose(place_id) for place_id in posterior.place_ids.tolist()]
+        near = self._near(np.array([pose.position for pose in poses]))
+        agree = near & self._alike(np.array([pose.yaw for pose in poses]))
+        weights = posterior.weights[agree]
+        return _Answer(
+            int(posterior.place_ids[0]),
+            float(posterior.weights[near].sum()),
+            [poses[i] for i in np.flatnonzero(agree)],
+            weights / weights.sum(),
+            posterior.moved,
+        )
+
+    def _near(self, positions: Floats) -> NDArray[np.bool_]:
+        """Which positions (k, 3) are the same place as the first."""
+        return np.asarray(np.linalg.norm(positions - positions[0], axis=1) <= self.cluster_radius_m)
+
+    def _alike(self, yaws: Floats) -> NDArray[np.bool_]:
+        """Which headings (k,) are that of the first."""
+        return np.asarray(np.abs(wrap_angle(yaws - yaws[0])) <= self.config.yaw_window_rad)
+
+    def _pose(self, answer: _Answer) -> tuple[Pose, Floats]:
+        """Weighted mean of the places that agree, moved on to the image, and how sure it is."""
+        weights = answer.weights
+        positions = np.array([pose.position for pose in answer.poses])
+        yaws = np.array([pose.yaw for pose in answer.poses])
         position = weights @ positions
         yaw = math.atan2(float(weights @ np.sin(yaws)), float(weights @ np.cos(yaws)))
-        # Roll and pitch are the best candidate's: only its heading is turned.
-        turn = Rotation.from_euler("z", yaw - float(candidates.yaws[0]))
-        quaternion = (turn * Rotation.from_quat(neighbours.poses[0].quaternion)).as_quat()
         covariance = np.diag([self._position_variance()] * 3 + [ANGLE_DEVIATION_RAD**2] * 3)
         offsets = positions - position
         covariance[:3, :3] += (weights[:, None] * offsets).T @ offsets
         covariance[5, 5] += weights @ wrap_angle(yaws - yaw) ** 2
+        if answer.moved is not None:
+            xy, turned = answer.moved.apply(position[None, :2], np.array([yaw]))
+            position, yaw = np.append(xy[0], position[2]), float(turned[0])
+        # Roll and pitch are the best place's: only its heading is turned.
+        turn = Rotation.from_euler("z", yaw - float(yaws[0]))
+        quaternion = (turn * Rotation.from_quat(answer.poses[0].quaternion)).as_quat()
         return Pose(position, np.asarray(quaternion, dtype=np.float64)), covariance
 
     def _position_variance(self) -> float:
@@ -228,6 +303,23 @@ class Localizer:
         # A uniform error over one spacing; a map of single keyframes says nothing nearer than the cluster radius.
         spacing = self.place_map.spacing_m or self.cluster_radius_m
         return max(spacing**2 / 12.0, MIN_DEVIATION_M**2)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The best place, its probability, the places that agree with it (best first), their weights (sum 1), and the
+    motion since then; ``reason`` why it is not accepted.
+    """
+
+    place_id: int | None
+    probability: float
+    poses: list[Pose]
+    weights: Floats
+    moved: Motion | None
+    reason: str = ""
+
+
+_NOTHING = _Answer(None, math.nan, [], np.empty(0), None)
 
 
 class _Stopwatch:
@@ -259,3 +351,24 @@ def _cluster_radius(student: Student, config: LocalizerConfig) -> float:
             f"{calibration.cluster_radius_m}; leave it out"
         )
     return calibration.cluster_radius_m
+
+
+def _belief(student: Student, place_map: PlaceMap, cluster_radius_m: float, config: LocalizerConfig) -> Belief:
+    """The filter over the map's places, that trusts the student as its calibration says."""
+    calibration = student.metadata.calibration
+    if calibration is None:
+        raise ConfigError(
+            f"mode: 'belief' needs probabilities, and student {student.metadata.name!r} carries no calibration; export "
+            f"it with one, or set mode to 'single'"
+        )
+    # Laplace's rule of succession; a retrieval that always or never finds the place would stop the filter.
+    miss = (calibration.wrong + 1) / (calibration.right + calibration.wrong + 2)
+    ids = place_map.ids
+    return Belief(
+        ids,
+        place_map.positions,
+        np.array([place_map.pose(place_id).yaw for place_id in ids.tolist()], dtype=np.float64),
+        min(place_map.spacing_m, cluster_radius_m),
+        cluster_radius_m,
+        replace(config.belief, miss=min(max(miss, 0.05), 0.95)),
+    )

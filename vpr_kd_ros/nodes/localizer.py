@@ -14,25 +14,35 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, PointCloud2
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
+from vpr_kd_ros.belief import BeliefConfig
 from vpr_kd_ros.conversions import columns_to_cloud, pose_with_covariance_to_message
-from vpr_kd_ros.decode import image_from_message, stamp_ns
+from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
-from vpr_kd_ros.localizer import Localizer, LocalizerConfig, Match
+from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig, Match
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
 from vpr_kd_ros.nodes.markers import match_markers, match_picture, places_marker
 from vpr_kd_ros.nodes.newest import NewestWorker
+from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
+from vpr_kd_ros.nodes.topics import qos_profile
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
+from vpr_kd_ros.recording import TopicQos
 from vpr_kd_ros.student import Student
+
+# An image waits this long for the odometry after it; half a second between two poses says too little.
+ODOMETRY_WAIT_S = 0.1
+ODOMETRY_GAP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,12 @@ class LocalizerParameters:
     min_similarity: float = parameter(
         -1.0, "and from this similarity on; -1: no limit, for students that carry a calibration", low=-1.0, high=1.0
     )
+    mode: str = parameter(
+        "single",
+        "single: each image alone; belief: filtered over time, with the topic 'odom' if it comes",
+        choices=MODES,
+    )
+    max_speed_mps: float = parameter(10.0, "mode belief: fastest the robot moves, metres per second", low=0.01)
     candidates: int = parameter(10, "places looked up for each image", low=1, high=1000)
     cluster_radius_m: float = parameter(
         0.0, "candidates nearer to one another are one place, metres; 0: what the student was calibrated with", low=0.0
@@ -68,6 +84,8 @@ class _Tally:
     def __init__(self) -> None:
         self.received = Rate()
         self.processed = Rate()
+        self.odometry = Rate()
+        self.without_odometry = 0
         self.accepted = 0
         self.drops = Drops()
         self.age_of_stamp = Window()
@@ -84,6 +102,12 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._localizer: Localizer | None = None
         self._worker: NewestWorker[_Received] | None = None
         self._image_subscription: Any = None
+        self._odometry_subscription: Any = None
+        self._odometry = PoseBuffer(max_gap_s=ODOMETRY_GAP_S)
+        self._odometry_arrived = threading.Condition()
+        self._last_stamp_ns = 0
+        # A reset must not come while an image is in work.
+        self._localising = threading.Lock()
         self._tally = _Tally()
         self._lock = threading.Lock()
         self._marker_subscribers = 0
@@ -113,16 +137,23 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         )
 
     def activate(self) -> None:
-        """Subscribe to the images."""
+        """Subscribe to the images, and in mode belief to the odometry."""
         self._tally = _Tally()
+        self._odometry.clear()
+        if self._localizer is not None:
+            self._localizer.reset()
+        if self.config.mode == "belief":
+            qos = qos_profile(TopicQos(reliable=False, depth=100))
+            self._odometry_subscription = self.create_subscription(Odometry, "odom", self._on_odometry, qos)
         self._worker = NewestWorker(self._process, self.config.max_rate_hz)
         self._image_subscription = subscribe_images(self, self.config.image_transport, self._on_image)
 
     def deactivate(self) -> None:
         """Unsubscribe and finish the image in work."""
-        if self._image_subscription is not None:
-            self.destroy_subscription(self._image_subscription)
-            self._image_subscription = None
+        for subscription in (self._image_subscription, self._odometry_subscription):
+            if subscription is not None:
+                self.destroy_subscription(subscription)
+        self._image_subscription = self._odometry_subscription = None
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
@@ -150,7 +181,16 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             **{f"{step}_p50_ms": window.percentile(50) * 1e3 for step, window in dict(tally.steps).items()},
             "map_places": len(localizer.place_map),
             "last_refusal": tally.last_refusal,
+            "mode": self.config.mode,
         }
+        if localizer.belief is not None:
+            values |= {
+                "belief_unknown": localizer.belief.unknown,
+                "belief_resets": localizer.belief.resets,
+                "odometry": tally.odometry.count,
+                "odometry_rate_hz": tally.odometry.hertz,
+                "without_odometry": tally.without_odometry,
+            }
         if tally.received.silent_s() > self.config.image_timeout_s:
             return WARN, why_no_image(self, self.config.image_transport), values
         if tally.drops.total:
@@ -163,6 +203,17 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._tally.received.tick()
         if self._worker is not None:
             self._worker.put(_Received(message, time.monotonic()))
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._tally.odometry.tick()
+        try:
+            pose = pose_from_message(message)
+        except DataError as error:
+            self._drop(self._tally, f"odom: {error}")
+            return
+        with self._odometry_arrived:
+            self._odometry.add(stamp_ns(message.header), pose)
+            self._odometry_arrived.notify()
 
     def _on_reload_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         current = self._localizer
@@ -186,6 +237,11 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._tally = _Tally()
         response.success = True
         response.message = "counts and statistics start again"
+        localizer = self._localizer
+        if localizer is not None and localizer.belief is not None:
+            with self._localising:
+                localizer.reset()
+            response.message += ", and where the robot is is unknown"
         return response
 
     def _with_map(self, student: Student) -> Localizer:
@@ -199,6 +255,8 @@ class LocalizerNode(VprNode[LocalizerParameters]):
                 min_probability=config.min_probability,
                 min_similarity=config.min_similarity if config.min_similarity > -1.0 else None,
                 cluster_radius_m=config.cluster_radius_m or None,
+                mode=config.mode,
+                belief=BeliefConfig(max_speed_mps=config.max_speed_mps),
             ),
         )
 
@@ -211,7 +269,9 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         try:
             image = image_from_message(received.message)
             stamp = stamp_ns(received.message.header)
-            match = localizer.localise(image, stamp)
+            odometry = None if localizer.belief is None else self._odometry_at(stamp)
+            with self._localising:
+                match = localizer.localise(image, stamp, odometry)
             self._publish(match, image, received.message.header.frame_id, localizer.place_map)
         except DataError as error:
             self._drop(tally, str(error))
@@ -221,11 +281,27 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             return
         tally.processed.tick()
         tally.accepted += match.accepted
+        tally.without_odometry += localizer.belief is not None and odometry is None
         tally.last_refusal = match.reason or tally.last_refusal
         tally.age_of_reception.add(time.monotonic() - received.monotonic_s)
         tally.age_of_stamp.add((self.get_clock().now().nanoseconds - stamp) * 1e-9)
         for step, seconds in match.seconds.items():
             tally.steps.setdefault(step, Window()).add(seconds)
+
+    def _odometry_at(self, stamp: int) -> Pose | None:
+        """The robot's pose in the odometry's frame when the image was taken; None where there is none."""
+        with self._odometry_arrived:
+            if stamp < self._last_stamp_ns:
+                # Time jumped back: the poses kept are of another drive.
+                self._odometry.clear()
+            self._last_stamp_ns = stamp
+
+            def found() -> Pose | Missing | None:
+                pose = self._odometry.at(stamp)
+                return None if pose is Missing.NOT_YET and len(self._odometry) else pose
+
+            pose = self._odometry_arrived.wait_for(found, timeout=ODOMETRY_WAIT_S)
+        return pose if isinstance(pose, Pose) else None
 
     def _drop(self, tally: _Tally, reason: str) -> None:
         tally.drops.add(reason)
