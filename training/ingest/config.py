@@ -64,6 +64,10 @@ class IngestConfig:
         "[x, y, z, roll, pitch, yaw], metres and radians: where the LiDAR sits on the robot's base "
         "(default: the bag's /tf_static; not needed when clouds are in the base frame)",
     )
+    rectify: bool = _option(False, "true: remove the lens's distortion, with the camera's CameraInfo")
+    camera_info_topic: str = _option(
+        AUTO, "for rectify, topic of CameraInfo; auto: camera_info beside the camera topic"
+    )
     submap_m: float | None = _option(
         None,
         "join all scans within so many metres travelled before and after a keyframe into its cloud (default: one scan)",

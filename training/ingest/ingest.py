@@ -16,6 +16,7 @@ from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
 from training.ingest.frames import find_extrinsic
 from training.ingest.keyframes import KeyframeReader
+from training.ingest.rectify import find_rectifier
 from training.ingest.scan import scan
 from training.ingest.select import Selection, select_keyframes
 from training.ingest.submaps import plan_submaps
@@ -60,6 +61,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcom
         folder = Path(output) / name
         if folder.exists():
             return _same_session(folder, source)
+        rectifier = find_rectifier(bag, roles.camera, config)
         found = scan(bag, roles, config)
         selection = select_keyframes(found, config)
         if len(selection) == 0:
@@ -75,10 +77,14 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcom
             condition=config.condition,
             frame_id=found.pose_frame if labelled else "",
             topics=roles.filled(),
-            calibration={**({} if extrinsic is None else extrinsic.to_dict()), **found.calibration},
+            calibration={
+                **({} if extrinsic is None else extrinsic.to_dict()),
+                **({} if rectifier is None else {"rectified_intrinsics": rectifier.intrinsics.tolist()}),
+                **found.calibration,
+            },
         )
         reader = KeyframeReader(
-            bag, roles, selection, extrinsic, config.require_lidar, config.max_image_side_px, submaps
+            bag, roles, selection, extrinsic, config.require_lidar, config.max_image_side_px, submaps, rectifier
         )
         with SessionWriter(folder, info) as writer:
             for keyframe in reader:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from training.ingest.bag import Bag
 from training.ingest.frames import Extrinsic
+from training.ingest.rectify import Rectifier
 from training.ingest.select import Selection
 from training.ingest.submaps import Submaps, thin
 from training.ingest.topics import Roles
@@ -63,6 +64,7 @@ class KeyframeReader:
     require_cloud: bool
     max_side_px: int | None
     submaps: Submaps | None = None
+    rectifier: Rectifier | None = None
     drops: Counter[str] = field(default_factory=Counter)
     _errors: Counter[str] = field(default_factory=Counter)
     _first_error: dict[str, str] = field(default_factory=dict)
@@ -126,7 +128,10 @@ class KeyframeReader:
 
     def _take_image(self, entries: list[_Waiting], data: bytes) -> None:
         try:
-            image = shrink(image_from_message(self.bag.decode(self.roles.camera, data)), self.max_side_px)
+            image = image_from_message(self.bag.decode(self.roles.camera, data))
+            if self.rectifier is not None:
+                image = self.rectifier.apply(image)
+            image = shrink(image, self.max_side_px)
         except DataError as error:
             self._note(BAD_IMAGE, str(error))
             for entry in entries:
