@@ -29,6 +29,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"localizer = {NAME}.nodes.localizer:main",
+            f"map_tool = {NAME}.map_tool:main",
             f"mapper = {NAME}.nodes.mapper:main",
             f"recorder = {NAME}.nodes.recorder:main",
             f"replay = {NAME}.nodes.replay:main",
