@@ -19,6 +19,7 @@ COMMANDS = {
     "recover": "write what is readable of a damaged bag to a new one",
     "ingest": "turn recorded bags into sessions",
     "methods": "list the distillation methods, the teachers and the students",
+    "ingest-dataset": "turn folders of public data sets into sessions",
     "teach": "train a model on the labelled sessions: a teacher, or a student that learns by itself",
     "distill": "train a camera student with a teacher's relations, on every session",
     "evaluate": "measure recall between traverses for a trained model",
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         print(f"error: no command {name!r}{did_you_mean(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
         return 2
-    command = importlib.import_module(f"training.commands.{name}")
+    command = importlib.import_module(f"training.commands.{name.replace('-', '_')}")
     try:
         command.run(command.parser().parse_args(rest))
     except VprError as error:

@@ -1,0 +1,113 @@
+"""Public data sets as sessions, from small folders in their formats."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.__main__ import main
+from training.ingest.datasets import DatasetConfig, ingest_dataset
+from training.sessions import Session
+from vpr_kd_ros.errors import ConfigError, DataError
+
+START_US = 1_400_000_000_000_000
+
+
+def utm_folder(path: Path) -> Path:
+    path.mkdir()
+    for i in range(4):
+        name = f"@{500000.5 + i:.2f}@{4000000.25:.2f}@10@S@37.0@-122.0@pano@0@{90.0 * i}@0@0@2@201401@note@.jpg"
+        cv2.imwrite(str(path / name), np.full((32, 48, 3), (10, 100, 50 * i), dtype=np.uint8))  # BGR
+    return path
+
+
+def test_images_named_by_their_utm_position(tmp_path: Path) -> None:
+    folder = utm_folder(tmp_path / "database")
+    bare = "@1.5@2.5@.jpg"
+    cv2.imwrite(str(folder / bare), np.zeros((32, 48, 3), dtype=np.uint8))
+    (folder / "@3.5@4.5@.png").write_bytes(b"no image")
+    (folder / "@east@north@.jpg").write_bytes(b"")
+    session_path, count, notices = ingest_dataset("utm-images", folder, tmp_path / "out", DatasetConfig("sf", "day"))
+    session = Session(session_path)
+    assert (count, session.name, session.region, session.condition) == (5, "database", "sf", "day")
+    assert session.info.drops == {"no UTM position in the name": 1, "unreadable": 1}
+    assert any("2 images have no heading" in notice for notice in notices)
+    order = {tuple(p[:2]): i for i, p in enumerate(session.positions.tolist())}
+    for i in range(4):
+        k = order[(500000.5 + i, 4000000.25)]
+        assert np.exp(1j * session.yaws[k]) == pytest.approx(np.exp(1j * np.deg2rad(90 - 90 * i)))
+        assert np.abs(session.image(k)[16, 24].astype(int) - [50 * i, 100, 10]).max() <= 4
+    assert (1.5, 2.5) in order
+    assert not session.has_clouds
+
+
+def robotcar_folder(path: Path, count: int = 5) -> Path:
+    """A run to the north; a submap each 10 m and second, an image 30 ms after each."""
+    camera, clouds = path / "stereo" / "centre", path / "pointcloud_20m"
+    camera.mkdir(parents=True)
+    clouds.mkdir()
+    lines = ["timestamp,northing,easting"]
+    for i in range(count):
+        stamp = START_US + i * 1_000_000
+        lines.append(f"{stamp},{5_735_000 + 10 * i},620000.5")
+        np.random.default_rng(i).uniform(-1, 1, (4096, 3)).tofile(clouds / f"{stamp}.bin")
+        mosaic = np.zeros((32, 48), dtype=np.uint8)  # G B over R G
+        mosaic[::2, ::2] = mosaic[1::2, 1::2] = 100
+        mosaic[::2, 1::2], mosaic[1::2, ::2] = 30, 200
+        cv2.imwrite(str(camera / f"{stamp + 30_000}.png"), mosaic)
+    (path / "pointcloud_locations_20m.csv").write_text("\n".join(lines) + "\n")
+    (path / "oxford_evaluation_database.pickle").write_bytes(pickle.dumps({"never": "read"}))
+    return path
+
+
+def test_robotcar_with_submaps(tmp_path: Path) -> None:
+    folder = robotcar_folder(tmp_path / "2014-05-19")
+    (folder / "stereo" / "centre" / f"{START_US + 2_030_000}.png").unlink()
+    (folder / "pointcloud_20m" / f"{START_US + 3_000_000}.bin").write_bytes(bytes(20))
+    arguments = ["ingest-dataset", "--format", "robotcar", str(folder), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--region", "oxford", "--cloud_scale", "25"]) == 0
+    session = Session(tmp_path / "out" / "2014-05-19")
+    assert session.stamps_ns.tolist() == [(START_US + i * 1_000_000 + 30_000) * 1000 for i in (0, 1, 4)]
+    assert session.positions.tolist() == [[620000.5, 5_735_000 + 10 * i, 0] for i in (0, 1, 4)]
+    assert np.allclose(session.yaws, np.pi / 2)
+    expected = 25 * np.random.default_rng(4).uniform(-1, 1, (4096, 3))
+    assert np.allclose(session.cloud(2), expected, atol=1e-5)
+    assert np.abs(session.image(0)[16, 24].astype(int) - [200, 100, 30]).max() <= 5
+    assert session.info.drops == {"no image near the submap in time": 1, "unreadable": 1}
+    assert max(map(abs, session.info.offsets_ms)) > 900
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (None, "holds neither"),
+        ("timestamp,north\n1,2\n", "lacks the columns easting, northing"),
+        ("timestamp,northing,easting\n1,2,3\n4,5\n", "line 3 is not"),
+        ("timestamp,northing,easting\nnow,2,3\n", "line 2 is not"),
+        ("timestamp,northing,easting\n", "holds no submap"),
+        ("timestamp,northing,easting\n1,2,3\n", "no keyframe could be read"),
+    ],
+)
+def test_broken_runs_are_told(table: str | None, words: str, tmp_path: Path) -> None:
+    folder = robotcar_folder(tmp_path / "run", 1)
+    (folder / "pointcloud_locations_20m.csv").unlink()
+    if table is not None:
+        (folder / "pointcloud_locations_20m.csv").write_text(table)
+    with pytest.raises(DataError, match=words):
+        ingest_dataset("robotcar", folder, tmp_path / "out", DatasetConfig("oxford"))
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="known: utm-images, robotcar"):
+        ingest_dataset("nuscenes", tmp_path, tmp_path / "out", DatasetConfig("a"))
+    with pytest.raises(DataError, match="no such folder"):
+        ingest_dataset("robotcar", tmp_path / "nowhere", tmp_path / "out", DatasetConfig("a"))
+    with pytest.raises(DataError, match="no image named @UTM"):
+        ingest_dataset("utm-images", tmp_path, tmp_path / "out", DatasetConfig("a"))
+    with pytest.raises(ConfigError, match="cloud_scale"):
+        DatasetConfig("a", cloud_scale=0.0)

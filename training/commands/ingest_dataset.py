@@ -1,0 +1,38 @@
+"""``python -m training ingest-dataset``."""
+
+from __future__ import annotations
+
+import jsonargparse
+
+from training.ingest.datasets import FORMATS, DatasetConfig, ingest_dataset
+
+DESCRIPTION = """Turn folders of public data sets into sessions, one for each folder, named as the folder.
+
+utm-images: images named @UTM_east@UTM_north@...@.jpg, as the benchmarks of visual place recognition have them.
+robotcar: one run of Oxford RobotCar (stereo/centre/*.png, named by microseconds) with PointNetVLAD's
+pointcloud_locations_20m.csv and pointcloud_20m/*.bin. Pickles are not read.
+
+Example: python -m training ingest-dataset --format robotcar 2014-05-19 --out sessions/train --region oxford
+"""
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """The command's options: the format, the folders, the output folder and those of ``DatasetConfig``."""
+    result = jsonargparse.ArgumentParser(prog="python -m training ingest-dataset", description=DESCRIPTION)
+    result.add_argument("folders", type=str, nargs="+", help="folders of the data set, each one drive")
+    result.add_argument("--format", type=str, required=True, help=" or ".join(FORMATS))
+    result.add_argument("--out", type=str, required=True, help="folder in which each folder becomes a session")
+    result.add_argument("--region", type=str, required=True, help="place of the drives")
+    result.add_argument("--condition", type=str, default="unknown", help="light, weather or season")
+    result.add_argument("--time_tolerance_s", type=float, default=0.1, help="robotcar: between an image and its submap")
+    result.add_argument("--cloud_scale", type=float, default=1.0, help="robotcar: metres in a unit of the submaps")
+    result.add_argument("--max_image_side_px", type=int | None, default=None, help="shrink longer images")
+    return result
+
+
+def run(args: jsonargparse.Namespace) -> None:
+    """Write each folder's session and print what came of it."""
+    config = DatasetConfig(args.region, args.condition, args.time_tolerance_s, args.cloud_scale, args.max_image_side_px)
+    for folder in args.folders:
+        session, count, notices = ingest_dataset(args.format, folder, args.out, config)
+        print("\n".join([f"{session}: {count} keyframes", *(f"  NOTICE {notice}" for notice in notices)]))

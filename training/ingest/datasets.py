@@ -1,0 +1,241 @@
+"""Public data sets as sessions: image folders of the VPR benchmarks, and RobotCar with PointNetVLAD's submaps.
+
+Only text, images and raw numbers are read; the pickles that come with some of these data sets are not loaded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from training.ingest.geodesy import course
+from training.ingest.keyframes import shrink
+from training.ingest.select import nearest
+from training.sessions import SessionInfo, SessionWriter
+from vpr_kd_ros.decode import image_from_message
+from vpr_kd_ros.errors import ConfigError, DataError
+from vpr_kd_ros.geometry import Floats, Ints, Pose
+
+IMAGES = (".jpg", ".jpeg", ".png")
+SUBMAP_FILES = ("pointcloud_locations_20m_10overlap.csv", "pointcloud_locations_20m.csv")
+CAMERA = Path("stereo") / "centre"
+MICROSECOND_NS = 1000
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How a folder becomes a session.
+
+    Attributes:
+        region, condition: of the session.
+        time_tolerance_s: largest distance in time between an image and its submap.
+        cloud_scale: metres in a unit of the submaps; PointNetVLAD's are scaled to -1 .. 1, each by itself.
+        max_image_side_px: shrink images whose longer side is longer.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    region: str
+    condition: str = "unknown"
+    time_tolerance_s: float = 0.1
+    cloud_scale: float = 1.0
+    max_image_side_px: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.cloud_scale > 0 and self.time_tolerance_s >= 0):
+            raise ConfigError("cloud_scale must be positive and time_tolerance_s not negative")
+        if self.max_image_side_px is not None and self.max_image_side_px < 16:
+            raise ConfigError(f"max_image_side_px is {self.max_image_side_px}; it must be 16 or more")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A keyframe to be: stamp (ns), image file, submap file or None, and pose."""
+
+    stamp_ns: int
+    image: Path
+    cloud: Path | None
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class _Found:
+    frames: list[_Frame]
+    drops: Counter[str]
+    notices: list[str]
+    offsets_ms: list[float]
+
+
+def ingest_dataset(
+    kind: str, folder: str | Path, out: str | Path, config: DatasetConfig
+) -> tuple[Path, int, list[str]]:
+    """Write the folder as the session ``out/NAME``, named as the folder.
+
+    Returns:
+        The session's folder, its number of keyframes, and what the owner should know.
+
+    Raises:
+        ConfigError: there is no such kind of data set.
+        DataError: the folder is not of the kind, nothing in it can be read, or the session exists.
+    """
+    if kind not in FORMATS:
+        raise ConfigError(f"format {kind!r}; known: {', '.join(FORMATS)}")
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    found = FORMATS[kind](folder, config)
+    info = SessionInfo(folder.name, config.region, config.condition, "utm", [{"dataset": kind, "folder": str(folder)}])
+    drops = Counter(found.drops)
+    first_error = ""
+    with SessionWriter(Path(out) / folder.name, info) as writer:
+        for frame in tqdm(found.frames, desc=folder.name, unit="keyframe", leave=False):
+            error = _add(writer, frame, config)
+            drops["unreadable"] += error != ""
+            first_error = first_error or error
+        if len(writer) == 0:
+            raise DataError(f"{folder}: no keyframe could be read: {dict(drops)} {first_error}")
+        drops = +drops
+        writer.note(drops, found.offsets_ms)
+        notices = [*found.notices, *([f"{drops['unreadable']} unreadable: {first_error}"] if first_error else [])]
+        return writer.path, len(writer), [*notices, *(f"dropped, {why}: {count}" for why, count in drops.items())]
+
+
+def _add(writer: SessionWriter, frame: _Frame, config: DatasetConfig) -> str:
+    """Write the keyframe; returns what is wrong with its files, empty where they are whole."""
+    try:
+        image = shrink(_read_image(frame.image), config.max_image_side_px)
+        cloud = None if frame.cloud is None else _read_submap(frame.cloud) * np.float32(config.cloud_scale)
+    except DataError as error:
+        return str(error)
+    writer.add(frame.stamp_ns, image, cloud, pose=frame.pose)
+    return ""
+
+
+def _utm_images(folder: Path, config: DatasetConfig) -> _Found:
+    """Images named ``@UTM_east@UTM_north@...``, with the heading in the ninth field, where it is known."""
+    frames: list[_Frame] = []
+    drops: Counter[str] = Counter()
+    headless = 0
+    paths = sorted(path for path in folder.rglob("@*") if path.suffix.lower() in IMAGES)
+    if not paths:
+        raise DataError(f"{folder}: holds no image named @UTM_east@UTM_north@...")
+    for path in paths:
+        fields = path.name.split("@")
+        position, heading = _numbers(fields[1:3]), _numbers(fields[9:10])
+        if len(position) != 2:
+            drops["no UTM position in the name"] += 1
+            continue
+        headless += len(heading) == 0
+        # Headings are degrees clockwise from north; yaw is radians counter-clockwise from east.
+        yaw = float(np.pi / 2 - np.deg2rad(heading[0])) if len(heading) else 0.0
+        frames.append(_Frame(len(frames) * 10**9, path, None, Pose.planar(position[0], position[1], yaw)))
+    notices = ["stamps are the order of the file names: these images have no times"]
+    if headless:
+        notices.append(f"{headless} images have no heading in the name; it is written as east")
+    return _Found(frames, drops, notices, [])
+
+
+def _robotcar(folder: Path, config: DatasetConfig) -> _Found:
+    """A run: PointNetVLAD's csv and submaps, and RobotCar's stereo/centre images, named by microseconds."""
+    table = next((folder / name for name in SUBMAP_FILES if (folder / name).is_file()), None)
+    if table is None:
+        raise DataError(f"{folder}: holds neither {' nor '.join(SUBMAP_FILES)}")
+    stamps, positions = _locations(table)
+    clouds = folder / table.stem.replace("pointcloud_locations", "pointcloud")
+    pictures = {int(p.stem): p for p in (folder / CAMERA).glob("*") if p.suffix in IMAGES and p.stem.isdigit()}
+    if not pictures:
+        raise DataError(f"{folder / CAMERA}: holds no image named by its time in microseconds")
+    times = np.array(sorted(pictures), dtype=np.int64)
+    chosen = times[nearest(stamps, times)]
+    offsets_ms = (chosen - stamps) / 1e3
+    near = np.abs(offsets_ms) <= config.time_tolerance_s * 1e3
+    frames = [
+        _Frame(int(chosen[i]) * MICROSECOND_NS, pictures[int(chosen[i])], clouds / f"{stamps[i]}.bin", pose)
+        for i, pose in enumerate(map(Pose.planar, positions[:, 0], positions[:, 1], course(positions)))
+        if near[i]
+    ]
+    drops = Counter({"no image near the submap in time": int((~near).sum())})
+    notices = ["headings are the direction of travel from submap to submap"]
+    if config.cloud_scale == 1.0:
+        notices.append("submaps are taken as metres; those scaled to -1 .. 1 want --cloud_scale")
+    return _Found(frames, +drops, notices, offsets_ms.round(3).tolist())
+
+
+FORMATS: dict[str, Callable[[Path, DatasetConfig], _Found]] = {"utm-images": _utm_images, "robotcar": _robotcar}
+
+
+def _locations(path: Path) -> tuple[Ints, Floats]:
+    """Times in microseconds, ascending, and east, north, 0 in metres, (N, 3)."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = sorted(_rows(path, csv.DictReader(stream)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable csv: {error}") from error
+    if not rows:
+        raise DataError(f"{path}: holds no submap")
+    stamps = np.array([row[0] for row in rows], dtype=np.int64)
+    return stamps, np.array([[east, north, 0.0] for _, east, north in rows])
+
+
+def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, float, float]]:
+    missing = {"timestamp", "northing", "easting"} - set(reader.fieldnames or ())
+    if missing:
+        raise DataError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    for number, row in enumerate(reader, start=2):
+        position = _numbers([row["easting"], row["northing"]])
+        if len(position) != 2 or not str(row["timestamp"]).isdigit():
+            raise DataError(f"{path}: line {number} is not timestamp, northing, easting: {list(row.values())}")
+        yield int(row["timestamp"]), position[0], position[1]
+
+
+def _numbers(words: list[str]) -> list[float]:
+    """Return the numbers that the words are, none of them where one is not a finite number."""
+    try:
+        values = [float(word) for word in words]
+    except (ValueError, TypeError):
+        return []
+    return values if np.isfinite(values).all() else []
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+        raise DataError(f"{path}: not a readable image of 8 bits")
+    if image.ndim == 3:
+        code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGB
+        return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+    if CAMERA.parts == path.parent.parts[-2:]:  # RobotCar's stereo images are stored as the sensor's mosaic
+        height, width = image.shape
+        return image_from_message(
+            SimpleNamespace(
+                encoding="bayer_gbrg8",
+                height=height,
+                width=width,
+                step=width,
+                is_bigendian=0,
+                data=np.ascontiguousarray(image).ravel(),
+            )
+        )
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+
+
+def _read_submap(path: Path) -> NDArray[np.float32]:
+    try:
+        numbers = np.frombuffer(path.read_bytes(), dtype="<f8")
+        points = numbers.reshape(-1, 3).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a submap of x, y, z in float64: {error}") from error
+    points = points[np.isfinite(points).all(axis=1)]
+    if len(points) == 0:
+        raise DataError(f"{path}: a submap without points")
+    return points
