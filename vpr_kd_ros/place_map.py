@@ -147,6 +147,10 @@ class PlaceMap:
         with self._lock:
             return self._index.descriptors(self.ids)
 
+    def descriptors_of(self, ids: ArrayLike) -> Descriptors:
+        """(n, D) float32, of (n,) ids. Raises DataError for an unknown id."""
+        return self._index.descriptors(ids)
+
     @property
     def spacing_m(self) -> float:
         """Median distance between a place and the one before it in its session, metres; 0 where none has one."""

@@ -52,6 +52,11 @@ class MapperParameters:
     session: str = parameter("", "name of this drive; empty: named by date and time")
     min_distance_m: float = parameter(2.0, "distance between keyframes, metres", low=0.01)
     min_angle_rad: float = parameter(0.5236, "or turn between keyframes, radians", low=0.01, high=3.1415)
+    min_novelty: float = parameter(
+        0.0, "or difference of the descriptors, 1 - their inner product; 0: does not count", low=0.0, high=2.0
+    )
+    max_views: int = parameter(0, "views of one spot that are kept, the most different ones; 0: all", low=0)
+    view_radius_m: float = parameter(1.0, "places nearer than this are one spot, metres", low=0.01)
     pose_source: str = parameter("odometry", "message type of the topic 'pose'", choices=tuple(POSE_TYPES))
     max_pose_gap_s: float = parameter(0.5, "poses around an image may be this far apart, seconds", low=0.001)
     max_pose_wait_s: float = parameter(1.0, "an image waits this long for the pose after it, seconds", low=0.01)
@@ -123,7 +128,15 @@ class MapperNode(VprNode[MapperParameters]):
         else:
             place_map = PlaceMap(student.metadata.descriptor_dim, fingerprint, config.map_frame)
         session = config.session or datetime.now().strftime("drive-%Y%m%d-%H%M%S")
-        self._mapper = Mapper(student, place_map, MapperConfig(config.min_distance_m, config.min_angle_rad, session))
+        mapper_config = MapperConfig(
+            min_distance_m=config.min_distance_m,
+            min_angle_rad=config.min_angle_rad,
+            session=session,
+            min_novelty=config.min_novelty or None,
+            max_views=config.max_views or None,
+            view_radius_m=config.view_radius_m,
+        )
+        self._mapper = Mapper(student, place_map, mapper_config)
         self._keyframes = self._unsaved = 0
         self.logger.info(f"session {session!r}: {len(place_map)} places in {config.map} so far")
 
@@ -180,6 +193,7 @@ class MapperNode(VprNode[MapperParameters]):
             "unsaved": self._unsaved,
             "map_places": len(self._mapper.place_map),
             "dropped": self._drops.total,
+            "replaced": self._mapper.replaced,
             "session": self._mapper.session,
         }
         if self._paused:
