@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from training.__main__ import main
-from training.ingest.datasets import DatasetConfig, ingest_dataset
+from training.ingest.dataset_frames import DatasetConfig
+from training.ingest.datasets import ingest_dataset
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
 
@@ -103,7 +104,7 @@ def test_broken_runs_are_told(table: str | None, words: str, tmp_path: Path) -> 
 
 
 def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="known: utm-images, robotcar"):
+    with pytest.raises(ConfigError, match="known: utm-images, robotcar, boreas"):
         ingest_dataset("nuscenes", tmp_path, tmp_path / "out", DatasetConfig("a"))
     with pytest.raises(DataError, match="no such folder"):
         ingest_dataset("robotcar", tmp_path / "nowhere", tmp_path / "out", DatasetConfig("a"))
@@ -111,3 +112,47 @@ def test_what_is_no_data_set_is_told(tmp_path: Path) -> None:
         ingest_dataset("utm-images", tmp_path, tmp_path / "out", DatasetConfig("a"))
     with pytest.raises(ConfigError, match="cloud_scale"):
         DatasetConfig("a", cloud_scale=0.0)
+
+
+def turn(axis: int, angle: float) -> np.ndarray:
+    """Right-handed rotation about an axis, written out."""
+    c, s = np.cos(angle), np.sin(angle)
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    matrix = np.eye(3)
+    matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
+    return matrix
+
+
+def test_boreas_puts_the_scan_ahead_of_the_car(tmp_path: Path) -> None:
+    folder = tmp_path / "boreas-2020"
+    for name in ("camera", "lidar", "applanix"):
+        (folder / name).mkdir(parents=True)
+    # The car drives north-east; its scanner is turned anyhow. Roll, pitch, heading are of Boreas' devkit: the inverse
+    # of a rotation about x is its matrix of roll, and so on.
+    angles = (0.02, -0.03, 1.1)
+    world_from_lidar = turn(0, -angles[0]) @ turn(1, -angles[1]) @ turn(2, -angles[2])
+    mark = np.array([100.0, 100.0, 3.0])  # straight ahead in the world
+    lines = ["GPSTime,easting,northing,altitude,vel_east,vel_north,vel_up,roll,pitch,heading,wz,wy,wx"]
+    for i in range(30):
+        stamp, place = START_US + i * 100_000, np.array([0.5 * i, 0.5 * i, 1.0])
+        lines.append(",".join(map(str, [stamp, *place, 5, 5, 0, *angles, 0, 0, 0])))
+        scan = np.zeros((2, 6), dtype="<f4")
+        scan[0, :3], scan[1, :3] = world_from_lidar.T @ (mark - place), np.nan
+        scan.tofile(folder / "lidar" / f"{stamp}.bin")
+        picture = np.full((32, 48, 3), 7 * i, dtype=np.uint8)
+        cv2.imwrite(str(folder / "camera" / f"{stamp + 20_000}.png"), picture)
+    (folder / "applanix" / "lidar_poses.csv").write_text("\n".join(lines) + "\n")
+    config = DatasetConfig("toronto", keyframe_distance_m=3.0)
+    session = Session(ingest_dataset("boreas", folder, tmp_path / "out", config)[0])
+    # 0.71 m a scan: every fifth is the first beyond 3 m; the last image lies after the last pose.
+    numbers = [0, 5, 10, 15, 20, 25]
+    assert session.stamps_ns.tolist() == [(START_US + i * 100_000 + 20_000) * 1000 for i in numbers]
+    assert np.allclose(session.yaws, np.pi / 4)
+    for k, i in enumerate(numbers):
+        along = 0.5 * i + 0.1
+        assert np.allclose(session.positions[k], [along, along, 1.0])
+        assert np.allclose(session.cloud(k), [[np.sqrt(2) * (100 - along), 0.0, 2.0]], atol=1e-4)
+        assert abs(int(session.image(k)[16, 24, 0]) - 7 * i) <= 2
+    (folder / "applanix" / "lidar_poses.csv").write_text("GPSTime,easting\n1,2\n")
+    with pytest.raises(DataError, match="line 2 is not"):
+        ingest_dataset("boreas", folder, tmp_path / "again", config)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import jsonargparse
 
-from training.ingest.datasets import FORMATS, DatasetConfig, ingest_dataset
+from training.ingest.dataset_frames import DatasetConfig
+from training.ingest.datasets import FORMATS, ingest_dataset
 
 DESCRIPTION = """Turn folders of public data sets into sessions, one for each folder, named as the folder.
 
 utm-images: images named @UTM_east@UTM_north@...@.jpg, as the benchmarks of visual place recognition have them.
 robotcar: one run of Oxford RobotCar (stereo/centre/*.png, named by microseconds) with PointNetVLAD's
 pointcloud_locations_20m.csv and pointcloud_20m/*.bin. Pickles are not read.
+boreas: one sequence of Boreas (camera/*.png, lidar/*.bin, applanix/lidar_poses.csv).
 
 Example: python -m training ingest-dataset --format robotcar 2014-05-19 --out sessions/train --region oxford
 """
@@ -26,13 +30,14 @@ def parser() -> jsonargparse.ArgumentParser:
     result.add_argument("--condition", type=str, default="unknown", help="light, weather or season")
     result.add_argument("--time_tolerance_s", type=float, default=0.1, help="robotcar: between an image and its submap")
     result.add_argument("--cloud_scale", type=float, default=1.0, help="robotcar: metres in a unit of the submaps")
+    result.add_argument("--keyframe_distance_m", type=float, default=1.0, help="boreas: between keyframes")
     result.add_argument("--max_image_side_px", type=int | None, default=None, help="shrink longer images")
     return result
 
 
 def run(args: jsonargparse.Namespace) -> None:
     """Write each folder's session and print what came of it."""
-    config = DatasetConfig(args.region, args.condition, args.time_tolerance_s, args.cloud_scale, args.max_image_side_px)
+    config = DatasetConfig(**{option.name: getattr(args, option.name) for option in fields(DatasetConfig)})
     for folder in args.folders:
         session, count, notices = ingest_dataset(args.format, folder, args.out, config)
         print("\n".join([f"{session}: {count} keyframes", *(f"  NOTICE {notice}" for notice in notices)]))

@@ -1,4 +1,4 @@
-"""Public data sets as sessions: image folders of the VPR benchmarks, and RobotCar with PointNetVLAD's submaps.
+"""Public data sets as sessions: image folders of the VPR benchmarks, RobotCar with PointNetVLAD's submaps, Boreas.
 
 Only text, images and raw numbers are read; the pickles that come with some of these data sets are not loaded.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training.ingest.boreas import boreas
+from training.ingest.dataset_frames import DatasetConfig, Found, Frame
 from training.ingest.geodesy import course
 from training.ingest.keyframes import shrink
 from training.ingest.select import nearest
@@ -29,51 +31,6 @@ IMAGES = (".jpg", ".jpeg", ".png")
 SUBMAP_FILES = ("pointcloud_locations_20m_10overlap.csv", "pointcloud_locations_20m.csv")
 CAMERA = Path("stereo") / "centre"
 MICROSECOND_NS = 1000
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    """How a folder becomes a session.
-
-    Attributes:
-        region, condition: of the session.
-        time_tolerance_s: largest distance in time between an image and its submap.
-        cloud_scale: metres in a unit of the submaps; PointNetVLAD's are scaled to -1 .. 1, each by itself.
-        max_image_side_px: shrink images whose longer side is longer.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-
-    region: str
-    condition: str = "unknown"
-    time_tolerance_s: float = 0.1
-    cloud_scale: float = 1.0
-    max_image_side_px: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.cloud_scale > 0 and self.time_tolerance_s >= 0):
-            raise ConfigError("cloud_scale must be positive and time_tolerance_s not negative")
-        if self.max_image_side_px is not None and self.max_image_side_px < 16:
-            raise ConfigError(f"max_image_side_px is {self.max_image_side_px}; it must be 16 or more")
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """A keyframe to be: stamp (ns), image file, submap file or None, and pose."""
-
-    stamp_ns: int
-    image: Path
-    cloud: Path | None
-    pose: Pose
-
-
-@dataclass(frozen=True)
-class _Found:
-    frames: list[_Frame]
-    drops: Counter[str]
-    notices: list[str]
-    offsets_ms: list[float]
 
 
 def ingest_dataset(
@@ -110,20 +67,20 @@ def ingest_dataset(
         return writer.path, len(writer), [*notices, *(f"dropped, {why}: {count}" for why, count in drops.items())]
 
 
-def _add(writer: SessionWriter, frame: _Frame, config: DatasetConfig) -> str:
+def _add(writer: SessionWriter, frame: Frame, config: DatasetConfig) -> str:
     """Write the keyframe; returns what is wrong with its files, empty where they are whole."""
     try:
         image = shrink(_read_image(frame.image), config.max_image_side_px)
-        cloud = None if frame.cloud is None else _read_submap(frame.cloud) * np.float32(config.cloud_scale)
+        cloud = None if frame.cloud is None else frame.cloud()
     except DataError as error:
         return str(error)
     writer.add(frame.stamp_ns, image, cloud, pose=frame.pose)
     return ""
 
 
-def _utm_images(folder: Path, config: DatasetConfig) -> _Found:
+def _utm_images(folder: Path, config: DatasetConfig) -> Found:
     """Images named ``@UTM_east@UTM_north@...``, with the heading in the ninth field, where it is known."""
-    frames: list[_Frame] = []
+    frames: list[Frame] = []
     drops: Counter[str] = Counter()
     headless = 0
     paths = sorted(path for path in folder.rglob("@*") if path.suffix.lower() in IMAGES)
@@ -138,14 +95,14 @@ def _utm_images(folder: Path, config: DatasetConfig) -> _Found:
         headless += len(heading) == 0
         # Headings are degrees clockwise from north; yaw is radians counter-clockwise from east.
         yaw = float(np.pi / 2 - np.deg2rad(heading[0])) if len(heading) else 0.0
-        frames.append(_Frame(len(frames) * 10**9, path, None, Pose.planar(position[0], position[1], yaw)))
+        frames.append(Frame(len(frames) * 10**9, path, Pose.planar(position[0], position[1], yaw)))
     notices = ["stamps are the order of the file names: these images have no times"]
     if headless:
         notices.append(f"{headless} images have no heading in the name; it is written as east")
-    return _Found(frames, drops, notices, [])
+    return Found(frames, drops, notices, [])
 
 
-def _robotcar(folder: Path, config: DatasetConfig) -> _Found:
+def _robotcar(folder: Path, config: DatasetConfig) -> Found:
     """A run: PointNetVLAD's csv and submaps, and RobotCar's stereo/centre images, named by microseconds."""
     table = next((folder / name for name in SUBMAP_FILES if (folder / name).is_file()), None)
     if table is None:
@@ -160,7 +117,12 @@ def _robotcar(folder: Path, config: DatasetConfig) -> _Found:
     offsets_ms = (chosen - stamps) / 1e3
     near = np.abs(offsets_ms) <= config.time_tolerance_s * 1e3
     frames = [
-        _Frame(int(chosen[i]) * MICROSECOND_NS, pictures[int(chosen[i])], clouds / f"{stamps[i]}.bin", pose)
+        Frame(
+            int(chosen[i]) * MICROSECOND_NS,
+            pictures[int(chosen[i])],
+            pose,
+            partial(_read_submap, clouds / f"{stamps[i]}.bin", config.cloud_scale),
+        )
         for i, pose in enumerate(map(Pose.planar, positions[:, 0], positions[:, 1], course(positions)))
         if near[i]
     ]
@@ -168,10 +130,14 @@ def _robotcar(folder: Path, config: DatasetConfig) -> _Found:
     notices = ["headings are the direction of travel from submap to submap"]
     if config.cloud_scale == 1.0:
         notices.append("submaps are taken as metres; those scaled to -1 .. 1 want --cloud_scale")
-    return _Found(frames, +drops, notices, offsets_ms.round(3).tolist())
+    return Found(frames, +drops, notices, offsets_ms.round(3).tolist())
 
 
-FORMATS: dict[str, Callable[[Path, DatasetConfig], _Found]] = {"utm-images": _utm_images, "robotcar": _robotcar}
+FORMATS: dict[str, Callable[[Path, DatasetConfig], Found]] = {
+    "utm-images": _utm_images,
+    "robotcar": _robotcar,
+    "boreas": boreas,
+}
 
 
 def _locations(path: Path) -> tuple[Ints, Floats]:
@@ -229,7 +195,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
 
 
-def _read_submap(path: Path) -> NDArray[np.float32]:
+def _read_submap(path: Path, scale: float) -> NDArray[np.float32]:
     try:
         numbers = np.frombuffer(path.read_bytes(), dtype="<f8")
         points = numbers.reshape(-1, 3).astype(np.float32)
@@ -238,4 +204,4 @@ def _read_submap(path: Path) -> NDArray[np.float32]:
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) == 0:
         raise DataError(f"{path}: a submap without points")
-    return points
+    return points * np.float32(scale)

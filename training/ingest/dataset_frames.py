@@ -1,0 +1,63 @@
+"""What the readers of public data sets have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpr_kd_ros.errors import ConfigError
+from vpr_kd_ros.geometry import Pose
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How a folder becomes a session.
+
+    Attributes:
+        region, condition: of the session.
+        time_tolerance_s: largest distance in time between an image and its submap.
+        cloud_scale: metres in a unit of the submaps; PointNetVLAD's are scaled to -1 .. 1, each by itself.
+        max_image_side_px: shrink images whose longer side is longer.
+        keyframe_distance_m: Boreas: a keyframe wherever the car is this far from the last one.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    region: str
+    condition: str = "unknown"
+    time_tolerance_s: float = 0.1
+    cloud_scale: float = 1.0
+    max_image_side_px: int | None = None
+    keyframe_distance_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.cloud_scale > 0 and self.keyframe_distance_m > 0 and self.time_tolerance_s >= 0):
+            raise ConfigError("cloud_scale and keyframe_distance_m must be positive, time_tolerance_s not negative")
+        if self.max_image_side_px is not None and self.max_image_side_px < 16:
+            raise ConfigError(f"max_image_side_px is {self.max_image_side_px}; it must be 16 or more")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A keyframe to be: stamp (ns), image file, pose, and what reads its cloud, (M, 3) in the base frame."""
+
+    stamp_ns: int
+    image: Path
+    pose: Pose
+    cloud: Callable[[], NDArray[np.float32]] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: keyframes, why others are none, what the owner should know, camera minus LiDAR stamps."""
+
+    frames: list[Frame]
+    drops: Counter[str]
+    notices: list[str]
+    offsets_ms: list[float]
