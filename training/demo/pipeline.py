@@ -143,13 +143,13 @@ class Demo:
 
     def localise(self) -> None:
         """Another drive of the test region in other weather; a watcher writes down what the localizer says."""
-        arguments = parameters(student=self.student, map=self.map, threads=1, use_sim_time=True)
+        arguments = parameters(student=self.student, map=self.map, mode="belief", threads=1, use_sim_time=True)
         remaps = ["-r", "image:=camera/image_raw"]
         with (
             node("vpr_kd_ros.nodes.localizer", [*arguments, *remaps], self._environment, self._log("localizer")),
             node("training.demo.watch", [str(self.live)], self._environment, self._log("watch")),
         ):
-            self._drive(TEST_REGION, self.config.live, number=2, subscribers={"camera/image_raw": 2})
+            self._drive(TEST_REGION, self.config.live, number=2, subscribers={"camera/image_raw": 2, "odom": 1})
             time.sleep(2.0)  # the last answers and one more diagnostics message are still on their way
 
     # --- what the steps share ----------------------------------------------------------------------------------------
