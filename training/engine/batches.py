@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from training.data.dataset import Frames, Keyframes
 from training.data.pairing import place_masks
@@ -16,6 +17,7 @@ from training.engine.config import TrainConfig
 from training.engine.processes import gather_objects
 from training.engine.task import TripletTask
 from vpr_kd_ros.geometry import Ints
+from vpr_kd_ros.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,29 @@ def draw_batches(
         relations = iter(RelationSampler(teaching.descriptors, train.session_of, pool, config.batch, rng))
         for labelled, related in zip(places, relations, strict=False):
             yield Batch(np.concatenate([labelled, np.setdiff1d(related, labelled)]), len(labelled))
+
+
+def shuffled_images(
+    train: Keyframes, preprocess: Preprocess, device: torch.device, seed: int, batch_size: int = 32
+) -> Iterator[torch.Tensor]:
+    """All training images once, in random order, not augmented; none is read before the first batch is asked for.
+
+    Args:
+        train: the keyframes.
+        preprocess: normalises the images.
+        device: of the batches.
+        seed: of the run; the order is drawn from a stream of its own, which takes no chance from batches or weights.
+        batch_size: B, of all batches but the last.
+
+    Yields:
+        (B, 3, H, W) float32, normalised.
+    """
+    (stream,) = np.random.SeedSequence(seed).spawn(1)
+    order = np.random.default_rng(stream).permutation(len(train))
+    for start in tqdm(range(0, len(order), batch_size), "initialising", unit="batch", leave=False):
+        images = train.frames(order[start : start + batch_size], images=True, clouds=False).images
+        assert images is not None
+        yield preprocess.normalise(images.to(device))
 
 
 def augmented(frames: Frames, config: TrainConfig) -> Frames:

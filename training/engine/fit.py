@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from training.data.dataset import Keyframes
-from training.engine.batches import Teaching, augmented, draw_batches, gathered, loss_terms
+from training.engine.batches import Teaching, augmented, draw_batches, gathered, loss_terms, shuffled_images
 from training.engine.config import TrainConfig
 from training.engine.descriptors import describe, model_inputs, preprocess_of, split_by_session
 from training.engine.learning import Learning
@@ -42,14 +42,17 @@ def fit(
         The best AR@1 on the validation sessions, in [0, 1].
 
     Raises:
-        DataError: nothing can be learnt from the sessions given (see the samplers).
+        DataError: nothing can be learnt from the sessions given (see the samplers and ``model.initialise``).
         ConfigError: the training diverged.
     """
     preprocess = preprocess_of(config)
+    last = fabric.broadcast(run.last_state())
+    if last is None and model.uses_images:
+        # Before the processes share their weights, so that all start from the first one's.
+        model.to(fabric.device).initialise(shuffled_images(train, preprocess, fabric.device, config.seed))
     learning = Learning(fabric, model, None if teaching is None else teaching.method, config)
     if teaching is not None and learning.method is not None:
         teaching = replace(teaching, method=learning.method.to(fabric.device))
-    last = fabric.broadcast(run.last_state())
     if last is not None:
         learning.load_state_dict(last)
     batches = draw_batches(train, config, learning.rng, teaching)
