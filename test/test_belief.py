@@ -74,7 +74,7 @@ class Dense:
         share = self.lost / n
         for j in range(n):
             if touched[j]:
-                self.b[j] = (self.b[j] + share) * c.miss * (1 + n * support[j])
+                self.b[j] = (self.b[j] + share) * c.miss * (1 + n * support[j]) ** c.trust
                 self.lost -= share
         self.lost *= c.miss
         total = sum(self.b) + self.lost + self.off
@@ -98,7 +98,9 @@ class Dense:
 
 def make(places: list[tuple[float, float, float]], spacing: float, **config: Any) -> Belief:
     rows = np.array(places, dtype=np.float64).reshape(-1, 3)
-    return Belief(np.arange(len(rows)) + 100, rows[:, :2], rows[:, 2], spacing, RADIUS_M, BeliefConfig(**config))
+    return Belief(
+        np.arange(len(rows)) + 100, rows[:, :2], rows[:, 2], spacing, RADIUS_M, BeliefConfig(**{"trust": 1.0, **config})
+    )
 
 
 def total(posterior: Posterior) -> float:
@@ -118,7 +120,7 @@ def near(posterior: Posterior, x: float, places: list[tuple[float, float, float]
 def test_it_is_the_dense_filter(with_odometry: bool | None) -> None:
     rng = np.random.default_rng(3)
     places = [(float(x), float(y), float(yaw)) for x, y, yaw in rng.uniform((0, 0, -4), (60, 40, 4), (70, 3))]
-    config = {"max_speed_mps": 6.0, "min_mass": 0.0, "max_hypotheses": 10_000}
+    config = {"max_speed_mps": 6.0, "min_mass": 0.0, "max_hypotheses": 10_000, "trust": 0.7}
     belief, dense = make(places, 4.0, **config), Dense(places, 4.0, BeliefConfig(**config))  # type: ignore[arg-type]
     pose = Pose.planar(5.0, -3.0, 1.0)
     before: Pose | None = None
@@ -376,6 +378,7 @@ def test_motion_is_seen_from_the_robot() -> None:
         ("restart", 0.0),
         ("crossing", 1.0),
         ("on_map", 0.0),
+        ("trust", 0.0),
         ("miss", math.nan),
         ("odometry_noise", -0.1),
         ("min_mass", 1.0),

@@ -47,7 +47,7 @@ class Bench:
         place_map = PlaceMap(PLACES + 1, "ab" * 32, "map")
         for i in range(PLACES):
             place_map.add(np.eye(PLACES + 1, dtype=np.float32)[i], Pose.planar(4.0 * i, 0.0, 0.0, z=1.5), i, "s")
-        options = {"mode": "belief", "candidates": 5, **config}
+        options = {"mode": "belief", "candidates": 5, "belief": BeliefConfig(trust=1.0), **config}
         self.localizer = Localizer(Student(metadata, self.backend), place_map, LocalizerConfig(**options))  # type: ignore[arg-type]
 
     def show(self, similarities: dict[int, float]) -> None:
@@ -88,7 +88,10 @@ def test_weak_answers_that_agree_with_the_odometry_are_accepted() -> None:
 
 
 def test_the_spread_of_the_posterior_is_in_the_covariance() -> None:
-    sharp, wide = Bench(min_probability=0.1), Bench(min_probability=0.1, belief=BeliefConfig(candidate_sigma_m=8.0))
+    sharp, wide = (
+        Bench(min_probability=0.1),
+        Bench(min_probability=0.1, belief=BeliefConfig(candidate_sigma_m=8.0, trust=1.0)),
+    )
     spread = []
     for bench in (sharp, wide):
         bench.show({10: 0.6})

@@ -50,7 +50,7 @@ def test_localizer_filters_over_time_and_forgets_when_it_is_told(graph: Graph, t
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     node = graph.start(
         "localizer",
-        {"student": tmp_path / "student.pt2", "map": tmp_path / "map", "mode": "belief"},
+        {"student": tmp_path / "student.pt2", "map": tmp_path / "map", "mode": "belief", "trust": 1.0},
         {"odom": "/wheels"},
     )
 

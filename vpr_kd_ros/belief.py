@@ -25,11 +25,13 @@ share in proportion to their own. The member's odds o_k spread over the places o
 density of deviation ``candidate_sigma_m`` (at least half a spacing), normalised to g_kj with sum_j g_kj = 1. The
 likelihood, relative to that of a robot off the map, where every answer is wrong, is
 
-    L(j) = miss (1 + N sum_k o_k g_kj)        L(lost) = miss        L(off) = 1        b(x) ~ L(x) b'(x)
+    L(j) = miss (1 + N sum_k o_k g_kj)^trust        L(lost) = miss        L(off) = 1        b(x) ~ L(x) b'(x)
 
 where a place j that a candidate points to, or that has probability already, first takes its ``1 / N`` of lost. ``miss``
 is how often the retrieval does not find a place where the robot is; N, because the calibration's p is the posterior of
-a robot that could be at any place alike: from such a prior, one candidate leaves the odds o_k.
+a robot that could be at any place alike: from such a prior and with a trust of 1, one candidate leaves the odds o_k.
+A trust below 1 says that frames repeat one another's errors even when the robot has moved, as they do on streets that
+look alike: the robot must then be seen at a place more often before it counts as known.
 
 The cost of a frame is linear in the hypotheses (places with a probability of their own), not in the map. Hypotheses
 below ``min_mass``, or beyond the ``max_hypotheses`` most probable, return their mass to lost.
@@ -71,6 +73,7 @@ class BeliefConfig:
         crossing: probability that a robot of unknown place has left or entered the map since then, in (0, 1).
         on_map: probability of being on the map when nothing is known yet, in (0, 1].
         miss: how often the retrieval does not find a place where the robot is, in (0, 1).
+        trust: share of a frame's evidence that is its own, in (0, 1].
         step_rad: a frame counts when the robot has turned this far, radians, or moved by half the map's spacing.
         step_s: where there is no odometry, a frame counts after this time, seconds.
         lost_after_s: without odometry and frames for this long, nothing is known any more, seconds.
@@ -86,6 +89,7 @@ class BeliefConfig:
     crossing: float = 0.05
     on_map: float = 0.5
     miss: float = 0.5
+    trust: float = 0.5
     step_rad: float = math.radians(20.0)
     step_s: float = 0.3
     lost_after_s: float = 10.0
@@ -99,6 +103,8 @@ class BeliefConfig:
         for name in ("restart", "crossing", "miss"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} must be in (0, 1)")
+        if not 0 < self.trust <= 1:
+            raise ConfigError(f"trust: {self.trust} must be in (0, 1]")
         if not 0 < self.on_map <= 1:
             raise ConfigError(f"on_map: {self.on_map} must be in (0, 1]")
         if not 0 <= self.odometry_noise < math.inf:
@@ -331,7 +337,7 @@ class Belief:
             self._lost *= 1.0 - len(rows) / count
         weights[np.searchsorted(rows, self._rows)] += self._weights
         ratios[np.searchsorted(rows, supported)] += count * support
-        weights *= miss * ratios
+        weights *= miss * ratios**self.config.trust
         lost = miss * self._lost
         total = float(weights.sum()) + lost + self._off
         self._rows, self._weights = rows, weights / total

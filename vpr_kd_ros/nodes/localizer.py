@@ -61,6 +61,12 @@ class LocalizerParameters:
         choices=MODES,
     )
     max_speed_mps: float = parameter(10.0, "mode belief: fastest the robot moves, metres per second", low=0.01)
+    trust: float = parameter(
+        0.5,
+        "mode belief: how much one image counts; less is slower and knows better where there is no map",
+        low=0.01,
+        high=1.0,
+    )
     candidates: int = parameter(10, "places looked up for each image", low=1, high=1000)
     cluster_radius_m: float = parameter(
         0.0, "candidates nearer to one another are one place, metres; 0: what the student was calibrated with", low=0.0
@@ -256,7 +262,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
                 min_similarity=config.min_similarity if config.min_similarity > -1.0 else None,
                 cluster_radius_m=config.cluster_radius_m or None,
                 mode=config.mode,
-                belief=BeliefConfig(max_speed_mps=config.max_speed_mps),
+                belief=BeliefConfig(max_speed_mps=config.max_speed_mps, trust=config.trust),
             ),
         )
 
