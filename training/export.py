@@ -63,12 +63,19 @@ def export_student(run: Path, out: Path, sessions: Sequence[Session], compare: i
         compare: images on which checkpoint and artefact are compared.
 
     Raises:
-        DataError: the model reads clouds, the sessions do not allow a calibration, or the artefact's descriptors differ
-            from the checkpoint's; then no file is left behind.
+        DataError: the model reads more than one camera image, the sessions do not allow a calibration, or the
+            artefact's descriptors differ from the checkpoint's; then no file is left behind.
     """
     model, config = load_run(run)
     if model.uses_clouds:
         raise DataError(f"{run}: its model {config.model.name!r} reads LiDAR clouds; the robot has only a camera")
+    if model.uses_labels:
+        raise DataError(f"{run}: its model {config.model.name!r} reads semantic labels; the robot has only a camera")
+    if model.depends_on_batch:
+        raise DataError(
+            f"{run}: a descriptor of its model {config.model.name!r} depends on the other images of the batch; the "
+            "robot has one image at a time"
+        )
     preprocess = preprocess_of(config)
     keyframes = Keyframes(sessions, preprocess)
     rows = describe(model, keyframes, preprocess)

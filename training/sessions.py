@@ -129,6 +129,11 @@ class Session:
         """Whether every keyframe has a LiDAR cloud."""
         return len(self) > 0 and all(cloud is not None for cloud in self._clouds)
 
+    @property
+    def has_semantics(self) -> bool:
+        """Whether every keyframe has an image of semantic labels."""
+        return len(self) > 0 and all(labels is not None for labels in self._labels)
+
     def __len__(self) -> int:
         return len(self.stamps_ns)
 

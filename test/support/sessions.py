@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.sessions import Session, SessionInfo, SessionWriter
+from training.sessions import CLASSES, Session, SessionInfo, SessionWriter
 from vpr_kd_ros.geometry import Pose
 
 RADIUS_M = 40.0
@@ -22,10 +22,12 @@ def loop_session(
     condition: str = "sun",
     clouds: bool = True,
     size: tuple[int, int] = (24, 32),
+    semantics: bool = False,
 ) -> Session:
     """A drive once around a circle of ``RADIUS_M`` metres.
 
-    Picture and cloud are functions of the place in its region, with some noise by drive, so that places can be learnt.
+    Picture, cloud and semantic labels are functions of the place in its region, the first two with some noise by drive,
+    so that places can be learnt.
     """
     rng = np.random.default_rng(seed)
     place = np.random.default_rng(sum(region.encode()))
@@ -43,6 +45,11 @@ def loop_session(
                 cloud=points[i] + rng.normal(0, 0.05, points[i].shape).astype(np.float32) if clouds else None,
                 pose=Pose.planar(RADIUS_M * np.cos(angle), RADIUS_M * np.sin(angle), angle + np.pi / 2)
                 if labelled
+                else None,
+                semantics=np.kron(scenes[i, :, :, 0] % len(CLASSES), np.ones((size[0] // 6, size[1] // 8))).astype(
+                    np.uint8
+                )
+                if semantics
                 else None,
             )
     return Session(path)

@@ -28,13 +28,17 @@ def run(args: jsonargparse.Namespace) -> None:
 
 def overview() -> str:
     """Methods, teachers and students, each with the first line of its class's documentation."""
-    cameras = {name: kind for name, kind in MODELS.items() if not (kind.uses_clouds or kind.uses_labels)}
+    students = {
+        name: kind
+        for name, kind in MODELS.items()
+        if not (kind.uses_clouds or kind.uses_labels or kind.depends_on_batch)
+    }
     parts: dict[str, Mapping[str, type]] = {
         "distillation methods (--method.name)": METHODS,
-        "teachers, which read more than camera images (--model.name)": {
-            name: kind for name, kind in MODELS.items() if name not in cameras
+        "teachers, which read more than one camera image (--model.name)": {
+            name: kind for name, kind in MODELS.items() if name not in students
         },
-        "students, and teachers of smaller ones, which read camera images alone (--model.name)": cameras,
+        "students, and teachers of smaller ones, which read one camera image (--model.name)": students,
     }
     width = max(len(name) for table in parts.values() for name in table)
     blocks = []

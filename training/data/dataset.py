@@ -24,10 +24,12 @@ class Frames:
     Attributes:
         images: (B, 3, H, W) uint8, resized, or None when nobody asked for images.
         clouds: B tensors (M_i, 3) float32, metres, or None likewise.
+        labels: (B, H, W) uint8, the semantic class of each pixel (``training.sessions.CLASSES``), or None likewise.
     """
 
     images: torch.Tensor | None
     clouds: list[torch.Tensor] | None
+    labels: torch.Tensor | None
 
 
 class Keyframes:
@@ -38,10 +40,10 @@ class Keyframes:
 
     Args:
         sessions: in the order that numbers the keyframes.
-        preprocess: resizes the images; None when only clouds are wanted.
+        preprocess: resizes the images and gives the labels' size; None when only clouds are wanted.
 
     Raises:
-        DataError: there is no keyframe, or clouds are wanted and a session has none (on first use).
+        DataError: there is no keyframe, or clouds or labels are wanted and a session has none (on first use).
     """
 
     def __init__(self, sessions: Sequence[Session], preprocess: Preprocess | None) -> None:
@@ -59,6 +61,7 @@ class Keyframes:
         self.labelled: NDArray[np.bool_] = np.asarray(np.isfinite(self.positions).all(axis=1))
         self._images: torch.Tensor | None = None
         self._clouds: list[torch.Tensor] | None = None
+        self._labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.session_of)
@@ -67,9 +70,7 @@ class Keyframes:
     def images(self) -> torch.Tensor:
         """(N, 3, H, W) uint8, resized; read on first use."""
         if self._images is None:
-            preprocess = self.preprocess
-            if preprocess is None:
-                raise DataError("these keyframes were opened without images")
+            preprocess = self._preprocess()
             with ThreadPoolExecutor() as pool:
                 reads = pool.map(lambda i: preprocess.resize(self._session(i).image(self._frame(i))), range(len(self)))
                 self._images = torch.stack(list(tqdm(reads, "reading images", len(self), unit="image", leave=False)))
@@ -87,13 +88,44 @@ class Keyframes:
                 self._clouds = list(tqdm(reads, "reading clouds", len(self), unit="cloud", leave=False))
         return self._clouds
 
-    def frames(self, indices: Sequence[int] | Ints, images: bool, clouds: bool) -> Frames:
+    @property
+    def labels(self) -> torch.Tensor:
+        """(N, H, W) uint8, the semantic class of each pixel, the nearest one where resized; read on first use."""
+        if self._labels is None:
+            preprocess = self._preprocess()
+            without = [s.name for s in self.sessions if not s.has_semantics]
+            if without:
+                raise DataError(
+                    f"semantic labels are needed, but these sessions have none: {', '.join(without)}; simulate "
+                    "sessions, which have them, or write them with SessionWriter.add(semantics=...)"
+                )
+            with ThreadPoolExecutor() as pool:
+                reads = pool.map(lambda i: self._read_labels(i, preprocess), range(len(self)))
+                self._labels = torch.stack(list(tqdm(reads, "reading labels", len(self), unit="image", leave=False)))
+        return self._labels
+
+    def frames(
+        self, indices: Sequence[int] | Ints, images: bool = False, clouds: bool = False, labels: bool = False
+    ) -> Frames:
         """The inputs of the keyframes at ``indices``."""
         rows = np.asarray(indices, dtype=np.int64)
         return Frames(
             images=self.images[torch.from_numpy(rows)] if images else None,
             clouds=[self.clouds[i] for i in rows] if clouds else None,
+            labels=self.labels[torch.from_numpy(rows)] if labels else None,
         )
+
+    def _preprocess(self) -> Preprocess:
+        if self.preprocess is None:
+            raise DataError("these keyframes were opened without images")
+        return self.preprocess
+
+    def _read_labels(self, index: int, preprocess: Preprocess) -> torch.Tensor:
+        semantics = self._session(index).semantics(self._frame(index))
+        assert semantics is not None
+        return torch.nn.functional.interpolate(
+            torch.from_numpy(semantics)[None, None], size=(preprocess.height, preprocess.width), mode="nearest-exact"
+        )[0, 0]
 
     def _session(self, index: int) -> Session:
         return self.sessions[int(self.session_of[index])]

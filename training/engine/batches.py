@@ -81,16 +81,17 @@ def shuffled_images(
     (stream,) = np.random.SeedSequence(seed).spawn(1)
     order = np.random.default_rng(stream).permutation(len(train))
     for start in tqdm(range(0, len(order), batch_size), "initialising", unit="batch", leave=False):
-        images = train.frames(order[start : start + batch_size], images=True, clouds=False).images
+        images = train.frames(order[start : start + batch_size], images=True).images
         assert images is not None
         yield preprocess.normalise(images.to(device))
 
 
 def augmented(frames: Frames, config: TrainConfig) -> Frames:
-    """The frames with their images and clouds changed at random."""
+    """The frames with their images and clouds changed at random; labels stay as they are."""
     return Frames(
         images=None if frames.images is None else config.image_augmentation(frames.images),
         clouds=None if frames.clouds is None else [config.cloud_augmentation(cloud) for cloud in frames.clouds],
+        labels=frames.labels,
     )
 
 

@@ -21,8 +21,12 @@ def preprocess_of(config: TrainConfig) -> Preprocess:
 
 def model_inputs(
     model: EmbeddingModel, frames: Frames, preprocess: Preprocess, device: torch.device
-) -> tuple[torch.Tensor | None, VoxelBatch | None]:
-    """What ``model`` is called with: normalised images (B, 3, H, W) float32 and voxels, each None where not used."""
+) -> tuple[torch.Tensor | None, VoxelBatch | None, torch.Tensor | None]:
+    """What ``model`` is called with, each None where not used.
+
+    Returns:
+        Normalised images (B, 3, H, W) float32, voxels, and semantic labels (B, H, W) uint8.
+    """
     images = None
     if model.uses_images:
         assert frames.images is not None
@@ -31,7 +35,11 @@ def model_inputs(
     if model.uses_clouds:
         assert frames.clouds is not None
         voxels = voxelise(frames.clouds, model.voxel_size).to(device)
-    return images, voxels
+    labels = None
+    if model.uses_labels:
+        assert frames.labels is not None
+        labels = frames.labels.to(device)
+    return images, voxels, labels
 
 
 @torch.inference_mode()
@@ -54,7 +62,7 @@ def describe(
         rows = []
         for start in tqdm(range(0, len(keyframes), batch_size), title, unit="batch", leave=False):
             batch = range(start, min(start + batch_size, len(keyframes)))
-            frames = keyframes.frames(batch, model.uses_images, model.uses_clouds)
+            frames = keyframes.frames(batch, model.uses_images, model.uses_clouds, model.uses_labels)
             rows.append(model(*model_inputs(model, frames, preprocess, device)).float().cpu().numpy())
     finally:
         model.train(training)

@@ -64,8 +64,8 @@ def fit(
     ) as bar:
         while not learning.finished:
             own = next(batches)
-            frames = augmented(train.frames(own.indices, model.uses_images, model.uses_clouds), config)
-            described = learning.learner(*model_inputs(model, frames, preprocess, fabric.device))
+            frames = train.frames(own.indices, model.uses_images, model.uses_clouds, model.uses_labels)
+            described = learning.learner(*model_inputs(model, augmented(frames, config), preprocess, fabric.device))
             batch, rows = gathered(own)
             descriptors = gather_rows(described)[rows]
             terms = loss_terms(batch, descriptors, train, task, teaching, config, learning.step / config.steps)

@@ -127,7 +127,7 @@ def _teaching(
 ) -> Teaching:  # fmt: skip
     """The teacher's descriptors of every training keyframe, and the configured method."""
     preprocess = preprocess_of(teacher_config)
-    if teacher.uses_images and preprocess != keyframes.preprocess:
+    if (teacher.uses_images or teacher.uses_labels) and preprocess != keyframes.preprocess:
         keyframes = Keyframes(keyframes.sessions, preprocess)
     descriptors = teacher_descriptors(path, teacher, teacher_config.model, keyframes, preprocess, device)
     method = build_method(

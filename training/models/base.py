@@ -18,6 +18,7 @@ class EmbeddingModel(nn.Module):
         uses_images: needs ``images``.
         uses_clouds: needs ``voxels``.
         uses_labels: needs ``labels``.
+        depends_on_batch: a descriptor depends on what else is in the batch even when evaluating: a teacher only.
         voxel_size: what to quantise the clouds with, in their unit; 0 for a model that uses none.
     """
 
@@ -25,6 +26,7 @@ class EmbeddingModel(nn.Module):
     uses_images: bool = False
     uses_clouds: bool = False
     uses_labels: bool = False
+    depends_on_batch: bool = False
     voxel_size: VoxelSize = 0.0
 
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:

@@ -194,6 +194,7 @@ class SuperCricaVPR(RegionEncoder):
     A descriptor depends on the batch that it is computed in. See ``RegionEncoder`` for the options.
     """
 
+    depends_on_batch = True
     region_encoder = CrossImageEncoder
 
 
