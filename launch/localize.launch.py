@@ -18,12 +18,14 @@ def generate_launch_description() -> LaunchDescription:
             argument("image_transport", "", "raw or compressed"),
             argument("min_probability", "", "accept a match from this probability of being right on"),
             argument("min_similarity", "", "and from this similarity on; needed for students without a calibration"),
+            argument("mode", "", "single: each image alone; belief: filtered over time, by odometry if any"),
+            argument("odom", "odom", "topic of the robot's odometry, for mode belief"),
             argument("device", "", "where the student runs: cpu, cuda or cuda:N"),
             transport(),
             node(
                 "localizer",
-                parameters=["student", "map", "image_transport", "min_probability", "min_similarity", "device"],
-                remappings={"image": "image"},
+                parameters=["student", "map", "image_transport", "min_probability", "min_similarity", "mode", "device"],
+                remappings={"image": "image", "odom": "odom"},
             ),
         ]
     )
