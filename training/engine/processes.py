@@ -13,6 +13,7 @@ statistics that are kept are those of the first process.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import lightning.fabric
@@ -49,7 +50,7 @@ def run_processes(config: TrainConfig, work: Callable[[lightning.fabric.Fabric],
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(f"training: devices={config.devices}, precision={config.precision!r}: {error}") from error
     try:
-        result: Result = fabric.launch(work)
+        result: Result = fabric.launch(partial(_call_and_leave, work))
     except ProcessRaisedException as error:
         raise _own_error(error) or error from None
     return result
@@ -92,6 +93,19 @@ class _GatherRows(torch.autograd.Function):
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total[ctx.start : ctx.start + ctx.count]
+
+
+def _call_and_leave(work: Callable[[lightning.fabric.Fabric], Result], fabric: lightning.fabric.Fabric) -> Result:
+    """``work``, then leave the process group together.
+
+    A process that ends while gloo's threads still run is aborted by them ("terminate called without an active
+    exception") although its work was done.
+    """
+    result = work(fabric)
+    if _several():
+        dist.barrier()
+        dist.destroy_process_group()
+    return result
 
 
 def _several() -> bool:
