@@ -19,9 +19,3 @@ def training_parser(name: str, description: str) -> jsonargparse.ArgumentParser:
     )
     parser.add_class_arguments(TrainConfig, None)
     return parser
-
-
-def config_of(parser: jsonargparse.ArgumentParser, args: jsonargparse.Namespace) -> TrainConfig:
-    """The run's configuration among the arguments."""
-    values = vars(parser.instantiate(args))
-    return TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})

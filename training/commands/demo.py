@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jsonargparse
 
+from training.commands._options import config_of
 from training.demo.pipeline import DemoConfig, run_demo
 
 DESCRIPTION = """The whole mission on the simulated town: drives are simulated, one is recorded over ROS 2 and ingested,
@@ -27,7 +28,7 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Run it and print the headline."""
-    config = DemoConfig(**{name: getattr(args, name) for name in DemoConfig.__dataclass_fields__})
+    config = config_of(DemoConfig, parser(), args)
     summary = run_demo(Path(args.out), config)
     live = summary["live"]
     percent = "-" if live["precision"] is None else f"{100 * live['precision']:.0f} %"

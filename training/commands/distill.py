@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jsonargparse
 
-from training.commands._training import config_of, training_parser
+from training.commands._options import config_of
+from training.commands._training import training_parser
+from training.engine.config import TrainConfig
 from training.engine.jobs import distill
 from training.sessions import load_sessions
 
@@ -27,7 +29,7 @@ def parser() -> jsonargparse.ArgumentParser:
 def run(args: jsonargparse.Namespace) -> None:
     """Train and print the result."""
     best = distill(
-        config_of(parser(), args),
+        config_of(TrainConfig, parser(), args),
         load_sessions(args.train),
         load_sessions(args.validation),
         Path(args.out),

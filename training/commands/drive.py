@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jsonargparse
 
+from training.commands._options import config_of
 from training.simulation.robot import drive, parse_wait_for
 from training.simulation.schedule import RobotConfig
 
@@ -26,7 +27,6 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Drive and say how far."""
-    values = vars(parser().instantiate(args))
-    config = RobotConfig(**{name: values[name] for name in RobotConfig.__dataclass_fields__})
+    config = config_of(RobotConfig, parser(), args)
     drive(config, parse_wait_for(args.wait_for), args.timeout_s)
     print(f"drove {config.distance_m:.0f} m of {config.region} under {config.condition}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jsonargparse
 
+from training.commands._options import config_of
 from training.simulation.dataset import SimulationConfig, write_dataset
 
 DESCRIPTION = """Make the simulated town and write its drives as sessions: OUT/train (some drives with poses, some
@@ -29,7 +30,6 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Write the sessions and say where they are."""
-    values = vars(parser().instantiate(args))
-    config = SimulationConfig(**{name: values[name] for name in SimulationConfig.__dataclass_fields__})
+    config = config_of(SimulationConfig, parser(), args)
     sessions = write_dataset(Path(args.out), config, args.workers)
     print(f"{len(sessions)} sessions in {args.out}")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jsonargparse
 
-from training.commands._training import config_of, training_parser
+from training.commands._options import config_of
+from training.commands._training import training_parser
+from training.engine.config import TrainConfig
 from training.engine.jobs import teach
 from training.sessions import load_sessions
 
@@ -26,7 +28,7 @@ def parser() -> jsonargparse.ArgumentParser:
 def run(args: jsonargparse.Namespace) -> None:
     """Train and print the result."""
     best = teach(
-        config_of(parser(), args),
+        config_of(TrainConfig, parser(), args),
         load_sessions(args.train),
         load_sessions(args.validation),
         Path(args.out),
