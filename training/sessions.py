@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vpr_kd_ros.errors import DataError
+from training.session_journal import NAME as JOURNAL
+from training.session_journal import Journal
+from vpr_kd_ros.errors import DataError, VprError
 from vpr_kd_ros.geometry import Floats, Ints, Pose, yaw_from_quaternion
 
 SCHEMA = 1
@@ -53,6 +56,7 @@ COLUMNS = pa.schema(
         ("labels", pa.string()),
     ]
 )
+FOLDERS = ("images", "clouds", "labels")
 POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 
@@ -181,23 +185,44 @@ class Session:
 class SessionWriter:
     """Writes a session beside its place and moves it there when all of it is written.
 
-    Use as a context manager; if the block raises, nothing is left behind.
+    Use as a context manager; if the block raises, nothing is left behind, except with a ``resume_key``: then whatever
+    ends the writer but an error in the data leaves a half-written session, with which the next writer goes on.
+
+    Args:
+        path: folder of the session.
+        info: of the session.
+        jpeg_quality: of the images, 0 to 100.
+        resume_key: tells what the session is made from; a session half-written with this key is gone on with.
+
+    Attributes:
+        remembered: what was given to ``remember`` by the writer with which this one goes on, in its order.
 
     Raises:
-        DataError: the folder exists already, or some keyframes have poses and others have none.
+        DataError: the folder exists already, another process is writing it, or some keyframes have poses and others
+            have none.
     """
 
-    def __init__(self, path: str | Path, info: SessionInfo, jpeg_quality: int = 95) -> None:
+    def __init__(
+        self, path: str | Path, info: SessionInfo, jpeg_quality: int = 95, resume_key: str | None = None
+    ) -> None:
         self.path = Path(path)
         self.info = info
+        self.remembered: list[dict[str, Any]] = []
         self._jpeg = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
         self._rows: list[dict[str, Any]] = []
+        self._journal: Journal | None = None
+        self._refused = False
         if self.path.exists():
             raise DataError(f"{self.path}: exists already; remove it or choose another folder")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-        for folder in ("images", "clouds", "labels"):
-            (self._work / folder).mkdir()
+        if resume_key is None:
+            self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        else:
+            self._work = self.path.parent / f".{self.path.name}.partial"
+            self._work.mkdir(exist_ok=True)
+            self._go_on(resume_key)
+        for folder in FOLDERS:
+            (self._work / folder).mkdir(exist_ok=True)
 
     def __enter__(self) -> SessionWriter:
         return self
@@ -205,11 +230,16 @@ class SessionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        resumable = self._journal is not None and (self._refused or not isinstance(error, VprError))
         try:
             if kind is None:
                 self._finish()
+                resumable = False
         finally:
-            shutil.rmtree(self._work, ignore_errors=True)
+            if self._journal is not None:
+                self._journal.close()
+            if not resumable:
+                shutil.rmtree(self._work, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -238,30 +268,54 @@ class SessionWriter:
         """
         stem = f"{len(self._rows):06d}"
         row: dict[str, Any] = {"stamp_ns": stamp_ns, "image": f"images/{stem}.jpg", "cloud": None, "labels": None}
-        self._write_image(row["image"], np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), dtype=np.uint8), self._jpeg)
+        files = {row["image"]: _encoded(".jpg", np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)), self._jpeg)}
         if cloud is not None:
             if cloud.ndim != 2 or cloud.shape[1] != 3:
                 raise DataError(f"{self.path}: cloud of keyframe {stem} has shape {cloud.shape}, wants (M, 3)")
             row["cloud"] = f"clouds/{stem}.npz"
             row["cloud_stamp_ns"] = stamp_ns if cloud_stamp_ns is None else cloud_stamp_ns
-            np.savez(self._work / row["cloud"], points=np.asarray(cloud, dtype=np.float32))
+            archive = BytesIO()
+            np.savez(archive, points=np.asarray(cloud, dtype=np.float32))
+            files[row["cloud"]] = archive.getvalue()
         if semantics is not None:
             row["labels"] = f"labels/{stem}.png"
-            self._write_image(row["labels"], semantics, [])
+            files[row["labels"]] = _encoded(".png", semantics, [])
         if pose is not None:
             values = (*pose.position.tolist(), *pose.quaternion.tolist())
             if not np.isfinite(values).all():
                 raise DataError(f"{self.path}: pose of keyframe {stem} is not finite: {values}")
             row.update(zip(POSE_COLUMNS, values, strict=True))
+        for name, data in files.items():
+            self._write(name, data)
         self._rows.append(row)
+        if self._journal is not None:
+            self._journal.add(row, files)
+
+    def remember(self, entry: Mapping[str, Any]) -> None:
+        """Keep plain values for the writer that goes on, if this one is killed; nothing without a ``resume_key``."""
+        if self._journal is not None:
+            self._journal.remember(entry)
 
     def note(self, drops: Mapping[str, int], offsets_ms: Iterable[float]) -> None:
         """Record what was dropped and the camera-LiDAR offsets, known only when the source is read through."""
         self.info = SessionInfo(**{**asdict(self.info), "drops": dict(drops), "offsets_ms": list(offsets_ms)})
 
-    def _write_image(self, name: str, pixels: NDArray[np.uint8], options: list[int]) -> None:
-        if not cv2.imwrite(str(self._work / name), pixels, options):
-            raise DataError(f"{self._work / name}: could not be written")
+    def _go_on(self, key: str) -> None:
+        """Take over what an earlier writer with the key has written, and remove all else."""
+        self._journal = Journal(self._work, key)
+        self._rows = self._journal.rows
+        self.remembered = self._journal.entries
+        for path in self._work.rglob("*"):
+            name = path.relative_to(self._work).as_posix()
+            if path.is_file() and name != JOURNAL and name not in self._journal.files:
+                path.unlink()
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            (self._work / name).write_bytes(data)
+        except OSError as error:
+            self._refused = True
+            raise DataError(f"{self._work / name}: could not be written: {error.strerror}") from error
 
     def _finish(self) -> None:
         posed = sum("x" in row for row in self._rows)
@@ -271,11 +325,13 @@ class SessionWriter:
             self.info = SessionInfo(**{**asdict(self.info), "frame_id": ""})
         table = pa.Table.from_pylist(self._rows, schema=COLUMNS)
         pq.write_table(table, self._work / "keyframes.parquet")
-        (self._work / "session.json").write_text(json.dumps(asdict(self.info), indent=1) + "\n")
+        self._write("session.json", (json.dumps(asdict(self.info), indent=1) + "\n").encode())
         for folder in ("clouds", "labels"):
             if not any((self._work / folder).iterdir()):
                 (self._work / folder).rmdir()
         self._work.chmod(0o755)
+        if self._journal is not None:
+            self._journal.remove()
         os.rename(self._work, self.path)
 
 
@@ -302,6 +358,13 @@ def load_sessions(paths: Iterable[str | Path]) -> list[Session]:
             raise DataError(f"{session.path} and {seen[session.name]}: both sessions are named {session.name!r}")
         seen[session.name] = session.path
     return sessions
+
+
+def _encoded(suffix: str, pixels: NDArray[Any], options: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, pixels, options)
+    if not done:
+        raise DataError(f"an image of shape {pixels.shape} cannot be written as {suffix}")
+    return data.tobytes()
 
 
 def _read_info(path: Path) -> SessionInfo:

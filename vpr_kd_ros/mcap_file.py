@@ -3,25 +3,29 @@
 A recorder that was killed, a full disk or a bad sector leaves a file that ordinary readers refuse as a whole, because
 its index is at the end. Read from the front, all but the damage comes out: chunks whose checksum fails are left out one
 by one, and a file that ends in the middle of a record ends there. A file with its index is read chunk by chunk where
-the index says they are, in the order of time.
+the index says they are, in the order of time; the next chunk is read, unpacked and checked meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError, UnsupportedCompressionError
+from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, ChunkIndex, Message, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.stream_reader import StreamReader, get_chunk_data_stream
 
+from vpr_kd_ros.bag_topics import TopicQos, TypeDefinition
 from vpr_kd_ros.errors import DataError, MissingDependencyError
-from vpr_kd_ros.recording import TopicQos, TypeDefinition
 
 MAGIC = b"\x89MCAP0\r\n"
 # What the readers of mcap and of its compressions raise on bytes that are not what they should be.
@@ -36,6 +40,9 @@ _MALFORMED = (
     RuntimeError,
     MemoryError,
 )
+_RECORD = struct.Struct("<BQ")  # opcode and length, before the content of each record
+_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time, before the data of a message
+_INDEX = struct.Struct("<BQHI")  # opcode, length, channel and bytes of entries, before the index of a chunk's messages
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,34 @@ class Damage:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Topics (None: all) and, of each topic, log times (None: all) of the messages wanted."""
+
+    topics: Collection[str] | None = None
+    times: Mapping[str, Set[int]] | None = None
+
+    def has(self, topic: str, time: int) -> bool:
+        return (self.topics is None or topic in self.topics) and (self.times is None or time in self.times[topic])
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A message that lies in the bytes of its chunk; it is copied out of them only where it is wanted."""
+
+    chunk: bytes
+    start: int
+    stop: int
+    channel_id: int
+    sequence: int
+    log_time: int
+    publish_time: int
+
+    def message(self) -> Message:
+        data = self.chunk[self.start : self.stop]
+        return Message(self.channel_id, self.log_time, data, self.publish_time, self.sequence)
+
+
 @dataclass
 class _Channels:
     schemas: dict[int, Schema] = field(default_factory=dict)
@@ -98,15 +133,21 @@ class _Channels:
         qos = TopicQos.from_yaml(channel.metadata.get("offered_qos_profiles", ""))
         return McapTopic("" if schema is None else schema.name, channel.message_encoding, count, qos, definition)
 
-    def messages(self, records: list[Any]) -> Iterator[tuple[Channel, Message]]:
-        """Messages among the records; the channels and schemas among them are taken in."""
+    def messages(self, records: list[Any], wanted: _Wanted) -> Iterator[tuple[Channel, Message]]:
+        """Messages among the records that are wanted; the channels and schemas among them are taken in."""
         for record in records:
             if isinstance(record, Schema):
                 self.schemas[record.id] = record
             elif isinstance(record, Channel):
                 self.channels[record.id] = record
-            elif isinstance(record, Message) and record.channel_id in self.channels:
-                yield self.channels[record.channel_id], record
+            elif isinstance(record, _Span):
+                channel = self.channels.get(record.channel_id)
+                if channel is not None and wanted.has(channel.topic, record.log_time):
+                    yield channel, record.message()
+            elif isinstance(record, Message):
+                channel = self.channels.get(record.channel_id)
+                if channel is not None and wanted.has(channel.topic, record.log_time):
+                    yield channel, record
 
 
 class McapFile:
@@ -129,14 +170,17 @@ class McapFile:
         self.end_ns: int | None = None
         self._size = path.stat().st_size
         with _open(path) as stream:
-            if stream.read(len(MAGIC)) != MAGIC:
+            # One that its recorder had just begun when it was killed is cut off before its first message.
+            if not MAGIC.startswith(stream.read(len(MAGIC))):
                 raise DataError(f"{path}: not an MCAP file (its first bytes are not MCAP's)")
         self._index = _Channels()
         self._chunks: list[ChunkIndex] = []
         if not self._read_index():
             self._count()
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+    def messages(
+        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
         """Topic, log time in nanoseconds, and serialized bytes of each message.
 
         In the order of log time where the file has an index of its chunks, else as they were written; the same every
@@ -144,15 +188,17 @@ class McapFile:
 
         Args:
             topics: those wanted; None means all.
+            times: of each topic the log times wanted, in nanoseconds; chunks that hold none by their index are not
+                read. None means all.
 
         Raises:
             MissingDependencyError: the chunks are compressed with a library that is not installed.
         """
-        for channel, _known, message in self._by_time(topics) if self._chunks else self._as_written():
-            if topics is None or channel.topic in topics:
-                yield channel.topic, message.log_time, message.data
+        wanted = _Wanted(topics if times is None else times.keys(), times)
+        for channel, _known, message in self._by_time(wanted) if self._chunks else self._as_written(wanted):
+            yield channel.topic, message.log_time, message.data
 
-    def _as_written(self) -> Iterator[tuple[Channel, _Channels, Message]]:
+    def _as_written(self, wanted: _Wanted) -> Iterator[tuple[Channel, _Channels, Message]]:
         # The index repeats the channels, which a damaged chunk may have taken with it.
         known = self._index.copy()
         damage = Damage()
@@ -167,28 +213,50 @@ class McapFile:
                     break
                 if record is None:
                     break
-                for channel, message in known.messages(self._unpacked(record, damage)):
+                for channel, message in known.messages(self._unpacked(record, damage), wanted):
                     yield channel, known, message
         self.damage = damage
 
-    def _by_time(self, topics: Collection[str] | None) -> Iterator[tuple[Channel, _Channels, Message]]:
+    def _by_time(self, wanted: _Wanted) -> Iterator[tuple[Channel, _Channels, Message]]:
         known = self._index.copy()
         damage = Damage()
         waiting: list[tuple[int, int, Channel, Message]] = []
         number = 0
-        order = sorted(self._chunks, key=lambda chunk: (chunk.message_start_time, chunk.chunk_start_offset))
-        with _open(self.path) as stream:
-            for place, chunk in enumerate(order):
-                for channel, message in known.messages(self._chunk_at(stream, chunk.chunk_start_offset, damage)):
-                    if topics is None or channel.topic in topics:
-                        # The number keeps messages of one time in the order in which they were written.
-                        heapq.heappush(waiting, (message.log_time, number, channel, message))
-                        number += 1
+        with _open(self.path) as stream, ThreadPoolExecutor(1, "mcap") as ahead:
+            order = sorted(self._chunks, key=lambda chunk: (chunk.message_start_time, chunk.chunk_start_offset))
+            if wanted.times is not None:
+                order = [chunk for chunk in order if self._may_hold(stream, chunk, wanted)]
+            coming = [ahead.submit(self._chunk_at, stream, chunk.chunk_start_offset, damage) for chunk in order[:1]]
+            for place in range(len(order)):
                 last = place + 1 == len(order)
+                records = coming.pop().result()
+                if not last:
+                    offset = order[place + 1].chunk_start_offset
+                    coming.append(ahead.submit(self._chunk_at, stream, offset, damage))
+                for channel, message in known.messages(records, wanted):
+                    # The number keeps messages of one time in the order in which they were written.
+                    heapq.heappush(waiting, (message.log_time, number, channel, message))
+                    number += 1
                 while waiting and (last or waiting[0][0] < order[place + 1].message_start_time):
                     _, _, channel, message = heapq.heappop(waiting)
                     yield channel, known, message
-        self.damage = damage
+        if wanted.times is None:
+            self.damage = damage
+
+    def _may_hold(self, stream: BinaryIO, chunk: ChunkIndex, wanted: _Wanted) -> bool:
+        """Whether the chunk has a message that is wanted, by the index of its messages or for want of one."""
+        assert wanted.times is not None
+        if not chunk.message_index_offsets:
+            return True
+        for channel_id, offset in chunk.message_index_offsets.items():
+            channel = self._index.channels.get(channel_id)
+            if channel is None:
+                return True
+            if channel.topic in wanted.times:
+                times = _message_times(stream, offset, channel_id, self._size)
+                if times is None or not wanted.times[channel.topic].isdisjoint(times):
+                    return True
+        return False
 
     def _records(self, stream: BinaryIO, skip_magic: bool = False) -> Iterator[Any]:
         # No record is longer than its file: a wrong length is recognised before anything is allocated for it.
@@ -212,7 +280,7 @@ class McapFile:
         if not isinstance(record, Chunk):
             return [record]
         try:
-            return list(breakup_chunk(record, validate_crc=True))
+            return _split(record)
         except UnsupportedCompressionError as error:
             package = {"zstd": "zstandard"}.get(record.compression, record.compression)
             raise MissingDependencyError(
@@ -242,7 +310,7 @@ class McapFile:
         return bool(self.topics)
 
     def _count(self) -> None:
-        for channel, known, message in self._as_written():
+        for channel, known, message in self._as_written(_Wanted()):
             self._add(known, channel, 1)
             self.start_ns = message.log_time if self.start_ns is None else min(self.start_ns, message.log_time)
             self.end_ns = message.log_time if self.end_ns is None else max(self.end_ns, message.log_time)
@@ -253,6 +321,43 @@ class McapFile:
             self.topics[channel.topic] = known.topic(channel, count)
         else:
             self.topics[channel.topic] = replace(before, count=before.count + count)
+
+
+def _split(chunk: Chunk) -> list[Any]:
+    """Schemas, channels and messages of a chunk, whose checksum is verified; the messages stay where they are."""
+    stream, size = get_chunk_data_stream(chunk, validate_crc=True)
+    data: bytes = stream.read(size)
+    records: list[Any] = []
+    at = 0
+    while at < size:
+        opcode, length = _RECORD.unpack_from(data, at)
+        start, at = at + _RECORD.size, at + _RECORD.size + length
+        if at > size:
+            raise ValueError(f"a record of {length} bytes ends beyond its chunk")
+        if opcode == Opcode.MESSAGE:
+            if length < _MESSAGE.size:
+                raise ValueError(f"a message of {length} bytes has no head")
+            channel_id, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, start)
+            records.append(_Span(data, start + _MESSAGE.size, at, channel_id, sequence, log_time, publish_time))
+        elif opcode in (Opcode.CHANNEL, Opcode.SCHEMA):
+            kind = Channel if opcode == Opcode.CHANNEL else Schema
+            records.append(kind.read(ReadDataStream(BytesIO(data[start:at]))))
+    return records
+
+
+def _message_times(stream: BinaryIO, offset: int, channel_id: int, file_size: int) -> list[int] | None:
+    """Log times of a channel's messages in a chunk, by the index at the offset; None where there is none to be read."""
+    stream.seek(offset)
+    head = stream.read(_INDEX.size)
+    if len(head) < _INDEX.size:
+        return None
+    opcode, _length, channel, size = _INDEX.unpack(head)
+    if opcode != Opcode.MESSAGE_INDEX or channel != channel_id or size > file_size:
+        return None
+    entries = stream.read(size)
+    if len(entries) < size or size % 16:
+        return None
+    return [time for time, _offset in struct.iter_unpack("<QQ", entries)]
 
 
 def _open(path: Path) -> BinaryIO:
