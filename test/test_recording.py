@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from vpr_kd_ros import recording
+from training.ingest.bag import Bag as IngestBag
+from vpr_kd_ros import mcap_writer, recording
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.message_definitions import message_definition, type_hash
 from vpr_kd_ros.playback import Bag
-from vpr_kd_ros.recording import BagWriter, TopicQos
+from vpr_kd_ros.recording import BagWriter, TopicQos, TypeDefinition
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_700_000_000_000_000_000
@@ -46,7 +48,7 @@ def image(value: int, height: int = 48) -> bytes:
     return bytes(STORE.serialize_cdr(message, IMAGE))
 
 
-def write(path: Path, count: int = 30, **options: float) -> list[bytes]:
+def write(path: Path, count: int = 30, **options: Any) -> list[bytes]:
     sent = [image(index) for index in range(count)]
     with BagWriter(path, chunk_bytes=20_000, **options) as writer:
         writer.declare_topic("/latched", ODOMETRY, TopicQos(transient_local=True, depth=1))
@@ -171,7 +173,7 @@ def test_a_full_disk_is_an_error_and_what_was_written_stays(tmp_path: Path, monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
-    monkeypatch.setattr(recording.os, "fdatasync", full)
+    monkeypatch.setattr(mcap_writer.os, "fdatasync", full)
     writer._flush_seconds = 0.01
     pause = threading.Event()
 
@@ -212,6 +214,120 @@ def test_threads_write_at_the_same_time(tmp_path: Path) -> None:
             thread.join()
     bag = Bag(tmp_path / "bag")
     assert {name: topic.count for name, topic in bag.topics.items()} == {f"/camera{number}": 100 for number in range(4)}
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+TRANSFORM_TEXT = "geometry_msgs/TransformStamped[] transforms\n"
+
+
+def write_split(path: Path, count: int = 60, **options: Any) -> list[tuple[str, int, bytes]]:
+    """A latched message at the start, then images at 10 Hz; what was sent."""
+    sent = [("/tf_static", START_NS, bytes([0, 1, 0, 0, 0, 0, 0, 0]))]
+    sent += [("/camera", START_NS + index * 10**8, image(index)) for index in range(count)]
+    with BagWriter(path, chunk_bytes=20_000, **options) as writer:
+        latched = TopicQos(transient_local=True, depth=1)
+        writer.declare_topic("/tf_static", TRANSFORMS, latched, TypeDefinition(TRANSFORM_TEXT))
+        for topic, stamp_ns, data in sent:
+            assert writer.write(topic, TRANSFORMS if topic == "/tf_static" else IMAGE, stamp_ns, data)
+    return sent
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_file_bytes", 60_000), ("max_file_seconds", 0.5)])
+def test_a_split_bag_is_read_by_everyone_and_lacks_nothing(tmp_path: Path, option: str, value: float) -> None:
+    path = tmp_path / "drive"
+    sent = write_split(path, **{option: value})
+    names = [f"drive_{number}.mcap" for number in range(len(list(path.glob("*.mcap"))))]
+    assert len(names) >= 10
+    information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert information["relative_file_paths"] == names
+    images = [message for message in sent if message[0] == "/camera"]
+
+    with Reader(path) as reader:
+        assert reader.message_count == len(images) + len(names)
+        assert (reader.start_time, reader.end_time) == (START_NS, images[-1][1] + 1)
+        by_rosbags = [(c.topic, stamp, bytes(data)) for c, stamp, data in reader.messages()]
+    played = Bag(path)
+    by_playback = [(message.topic, message.stamp_ns, message.data) for message in played.messages()]
+    with IngestBag(path) as bag:
+        assert bag.notices == []
+        by_ingest = list(bag.messages())
+    for read in (by_rosbags, by_playback, by_ingest):
+        assert [message for message in read if message[0] == "/camera"] == images
+        assert [data for topic, _, data in read if topic == "/tf_static"] == [sent[0][2]] * len(names)
+    assert played.damage == {}
+    (path / "metadata.yaml").unlink()
+    assert [message.data for message in Bag(path).messages()] == [data for _, _, data in by_playback]
+
+
+def test_each_file_of_a_split_bag_is_a_bag_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "drive"
+    write_split(path, max_file_seconds=1.0)
+    information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    total = 0
+    for number, entry in enumerate(information["files"]):
+        with (path / entry["path"]).open("rb") as stream:
+            reader = make_reader(stream, validate_crcs=True)
+            summary = reader.get_summary()
+            messages = [(channel.topic, message.log_time) for _, channel, message in reader.iter_messages()]
+            stored = yaml.safe_load(next(iter(reader.iter_metadata())).metadata["serialized_metadata"])
+        # What is latched is said again at the beginning of each, at the time of the message that came next.
+        assert messages[0] == ("/tf_static", START_NS + number * 10**9)
+        assert messages[1] == ("/camera", START_NS + number * 10**9)
+        assert entry["message_count"] == stored["message_count"] == len(messages) == summary.statistics.message_count
+        assert entry["starting_time"]["nanoseconds_since_epoch"] == messages[0][1]
+        assert entry["duration"]["nanoseconds"] == messages[-1][1] - messages[0][1] == 9 * 10**8
+        assert stored["relative_file_paths"] == [entry["path"]]
+        total += len(messages)
+    assert information["message_count"] == total == 66
+    assert information["duration"]["nanoseconds"] == 59 * 10**8
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_file_growing(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag", max_file_seconds=10.0) as writer:
+        for stamp_ns in (START_NS, START_NS - 3600 * 10**9, START_NS - 3599 * 10**9):
+            writer.write("/camera", IMAGE, stamp_ns, image(0))
+    assert len(list((tmp_path / "bag").glob("*.mcap"))) == 2
+
+
+def test_of_latched_topics_as_many_messages_are_repeated_as_publishers_may_hold(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag", max_file_seconds=5.0) as writer:
+        writer.declare_topic("/map", IMAGE, TopicQos(transient_local=True, depth=12))
+        for index in range(20):
+            writer.write("/map", IMAGE, START_NS + index, image(index))
+        writer.write("/camera", IMAGE, START_NS + 10**10, image(100))
+    second = Bag(tmp_path / "bag" / "bag_1.mcap")
+    assert [message.data for message in second.messages()] == [*(image(index) for index in range(8, 20)), image(100)]
+
+
+def test_a_chunk_is_readable_without_those_before_it(tmp_path: Path) -> None:
+    sent = write(tmp_path / "bag")
+    file = tmp_path / "bag" / "bag_0.mcap"
+    with file.open("rb") as stream:
+        chunks = make_reader(stream).get_summary().chunk_indexes
+    raw = bytearray(file.read_bytes())
+    for chunk in chunks[:-3]:
+        raw[chunk.chunk_start_offset + 60] ^= 0xFF
+    # The front is damaged, the index cut off.
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(raw[: chunks[-1].chunk_start_offset + chunks[-1].chunk_length])
+    bag = Bag(cut)
+    assert bag.topics["/camera"].type_name == IMAGE
+    assert 3 <= bag.topics["/camera"].count < 12
+    assert [message.data for message in bag.messages()] == sent[-bag.topics["/camera"].count :]
+
+
+def test_a_file_that_was_only_begun_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "drive"
+    write_split(path, max_file_seconds=1.0)
+    (path / "metadata.yaml").unlink()
+    (path / "drive_6.mcap").write_bytes(b"")
+    (path / "drive_7.mcap").write_bytes((path / "drive_0.mcap").read_bytes()[:20])
+    assert sum(1 for _ in Bag(path).messages()) == 66
+    with IngestBag(path) as bag:
+        assert sum(1 for _ in bag.messages()) == 66
+        assert len([line for line in bag.notices if "TRUNCATED" in line]) == 2
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A damaged MCAP (its recorder was killed, its disk was full) is read as far as it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from vpr_kd_ros.bag_topics import TopicQos
 from vpr_kd_ros.errors import DataError, MissingDependencyError
-from vpr_kd_ros.recording import TopicQos
 
 if TYPE_CHECKING:
     from vpr_kd_ros.mcap_file import McapFile
@@ -108,7 +109,7 @@ def _storage_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: there is no such bag")
-    files = sorted(path.glob("*.mcap"))
+    files = sorted(path.glob("*.mcap"), key=natural_order)
     metadata = path / "metadata.yaml"
     if metadata.is_file():
         try:
@@ -126,3 +127,8 @@ def _storage_files(path: Path) -> list[Path]:
     if not files:
         raise DataError(f"{path}: a folder without metadata.yaml and without .mcap files is not a bag")
     return files
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """Sort key by which ``drive_10.mcap`` comes after ``drive_9.mcap``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -1,90 +1,60 @@
-"""Writing bags: a rosbag2 folder that holds one chunked, checksummed MCAP file and ``metadata.yaml``.
+"""Writing bags: a rosbag2 folder that holds chunked, checksummed MCAP files and ``metadata.yaml``.
 
 Chunks go to disk at least once a second, so a recorder that is killed loses at most the last one, and each chunk has a
-CRC, so a damaged one is noticed. Serialized messages are written as they came.
+CRC, so a damaged one is noticed. Serialized messages are written as they came. A bag may be split: each file is closed
+whole before the next is begun, and begins with what latched topics last said, so that it can be used alone.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
+from vpr_kd_ros.bag_metadata import FileInformation, TopicInformation, bag_information, write_metadata
+from vpr_kd_ros.bag_topics import TopicQos, TypeDefinition
 from vpr_kd_ros.errors import DataError, MissingDependencyError
-from vpr_kd_ros.message_definitions import message_definition, type_hash
 
-METADATA_VERSION = 8
-FOREVER = {"sec": 9223372036, "nsec": 854775807}
+if TYPE_CHECKING:
+    from vpr_kd_ros.mcap_writer import McapWriter
 
-
-@dataclass(frozen=True)
-class TopicQos:
-    """What a player needs to offer a topic again as it was: latched topics, for one, are transient_local.
-
-    Attributes:
-        reliable: reliable, else best effort.
-        transient_local: late subscribers get the last messages, else volatile.
-        depth: messages kept.
-    """
-
-    reliable: bool = True
-    transient_local: bool = False
-    depth: int = 10
-
-    def to_yaml(self) -> str:
-        """As rosbag2 writes an offered QoS profile: numbers of the rmw enumerations."""
-        profile = {
-            "history": 1,  # keep last
-            "depth": self.depth,
-            "reliability": 1 if self.reliable else 2,
-            "durability": 1 if self.transient_local else 2,
-            "deadline": dict(FOREVER),
-            "lifespan": dict(FOREVER),
-            "liveliness": 1,  # automatic
-            "liveliness_lease_duration": dict(FOREVER),
-            "avoid_ros_namespace_conventions": False,
-        }
-        return str(yaml.safe_dump([profile], default_flow_style=False, sort_keys=False))
-
-    @classmethod
-    def from_yaml(cls, text: str) -> TopicQos:
-        """The first of the profiles that a bag has for a topic; the usual one where there is none to be read."""
-        # Numbers (rosbag2 up to Iron) or names (from Jazzy on) of the rmw enumerations.
-        try:
-            profile = yaml.safe_load(text)[0]
-            return cls(
-                reliable=profile["reliability"] in (1, "reliable"),
-                transient_local=profile["durability"] in (1, "transient_local"),
-                depth=max(1, int(profile["depth"])),
-            )
-        except (yaml.YAMLError, KeyError, TypeError, IndexError, ValueError):
-            return cls()
+__all__ = ["BagWriter", "TopicQos", "TypeDefinition"]
 
 
 @dataclass(frozen=True)
-class TypeDefinition:
-    """What makes a type readable elsewhere: its text, the encoding of the text, and the ``RIHS01_...`` hash."""
+class _Message:
+    topic: str
+    stamp_ns: int
+    data: bytes
 
-    text: str
-    encoding: str = "ros2msg"
-    hash: str = ""
 
-    @classmethod
-    def installed(cls, type_name: str) -> TypeDefinition:
-        """That of the message package on this machine.
+@dataclass
+class _Latched:
+    """What a latched topic last said, to begin the next file with."""
 
-        Raises:
-            DataError: the package is not installed, or has no such message.
-        """
-        return cls(message_definition(type_name), hash=type_hash(type_name))
+    # Several publishers may latch a message each (static transforms), and their number is not known here.
+    AT_LEAST = 10
+    MAX_BYTES = 16 << 20
+
+    depth: int
+    messages: deque[bytes] = field(default_factory=deque)
+    size: int = 0
+
+    def add(self, data: bytes) -> None:
+        self.messages.append(data)
+        self.size += len(data)
+        while len(self.messages) > max(self.depth, self.AT_LEAST) or (
+            self.size > self.MAX_BYTES and len(self.messages) > 1
+        ):
+            self.size -= len(self.messages.popleft())
 
 
 @dataclass(frozen=True)
@@ -93,13 +63,10 @@ class _Topic:
     type_name: str
     qos: TopicQos
     definition: TypeDefinition
+    latched: _Latched | None
 
-
-@dataclass(frozen=True)
-class _Message:
-    topic: str
-    stamp_ns: int
-    data: bytes
+    def information(self) -> TopicInformation:
+        return TopicInformation(self.name, self.type_name, self.definition.hash, self.qos.to_yaml())
 
 
 class BagWriter:
@@ -112,6 +79,13 @@ class BagWriter:
         wait_for_disk: where the source can wait, as a file can: then nothing is dropped, and writing waits.
         flush_seconds: a chunk is closed and handed to the disk at least this often.
         compress: zstd per chunk; JPEG gains nothing, raw images and clouds a little.
+        max_file_bytes: another file of the bag is begun when one has about this size; 0: never.
+        max_file_seconds: another file of the bag is begun when one is this long in log time; 0: never.
+
+    Attributes:
+        written: topic to messages handed to the file; after an error, to those that are in it.
+        dropped: topic to messages that are not in the bag, because the disk was too slow or refused.
+        custom: texts that go into ``metadata.yaml`` as its custom data, by name.
 
     Raises:
         DataError: the folder exists, or cannot be created.
@@ -127,25 +101,30 @@ class BagWriter:
         wait_for_disk: bool = False,
         flush_seconds: float = 1.0,
         compress: bool = True,
+        max_file_bytes: int = 0,
+        max_file_seconds: float = 0.0,
     ) -> None:
         self.path = Path(path)
         self.dropped: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
+        self.custom: dict[str, str] = {}
+        self._chunk_bytes = chunk_bytes
         self._max_queue_bytes = max_queue_bytes
         self._wait_for_disk = wait_for_disk
         self._flush_seconds = flush_seconds
+        self._compress = compress
+        self._max_file_bytes = max_file_bytes
+        self._max_file_ns = int(max_file_seconds * 1e9)
         self._topics: dict[str, _Topic] = {}
-        self._channels: dict[str, int] = {}
-        self._schemas: dict[str, int] = {}
         self._queue: deque[_Message] = deque()
         self._queue_bytes = 0
-        self._first_ns: int | None = None
-        self._last_ns = 0
         self._closing = False
         self._closed = False
         self._error: BaseException | None = None
         self._wake = threading.Condition()
-        self._file, self._mcap = self._open(chunk_bytes, compress)
+        # The files that are finished, and the one that is being written.
+        self._files: list[FileInformation] = []
+        self._file = self._create()
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
 
@@ -163,8 +142,13 @@ class BagWriter:
         with self._wake:
             known = self._topics.get(topic)
             if known is None:
+                qos = qos or TopicQos()
                 self._topics[topic] = _Topic(
-                    topic, type_name, qos or TopicQos(), definition or TypeDefinition.installed(type_name)
+                    topic,
+                    type_name,
+                    qos,
+                    definition or TypeDefinition.installed(type_name),
+                    _Latched(qos.depth) if qos.transient_local else None,
                 )
             elif known.type_name != type_name:
                 raise DataError(f"{self.path}: topic {topic!r} holds {known.type_name}, not {type_name}")
@@ -211,11 +195,16 @@ class BagWriter:
         with self._wake:
             self._raise_error()
 
+    @property
+    def file_count(self) -> int:
+        """Files that the bag has so far."""
+        return len(self._files) + (not self._file.closed)
+
     def close(self) -> None:
         """Write what waits, the index and ``metadata.yaml``. A second call does nothing.
 
         Raises:
-            DataError: the disk refused; the chunks written before are still readable.
+            DataError: the disk refused; what was written before is readable.
         """
         if self._closed:
             return
@@ -225,10 +214,14 @@ class BagWriter:
             self._wake.notify_all()
         self._thread.join()
         try:
+            if self._error is not None:
+                # What refused a chunk of megabytes may have room for an index of kilobytes.
+                with suppress(OSError):
+                    self._finish()
             self._raise_error()
             self._finish()
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be finished: {error}") from error
+            raise DataError(f"{self.path}: cannot be finished: {error}; what was written is readable") from error
         finally:
             self._file.close()
 
@@ -257,129 +250,110 @@ class BagWriter:
                         self._queue_bytes -= len(message.data)
                         self._wake.notify_all()
                 if done or time.monotonic() >= next_flush:
-                    self._flush()
+                    self._file.flush()
                     next_flush = time.monotonic() + self._flush_seconds
                 if done:
                     return
         except BaseException as error:
             with self._wake:
                 self._error = error
-                for message in self._queue:
-                    self.dropped[message.topic] += 1
-                self._queue.clear()
-                self._queue_bytes = 0
+                self._count_as_dropped()
                 self._wake.notify_all()
 
+    def _count_as_dropped(self) -> None:
+        # The message that could not be written is in the chunk, as are those before it.
+        lost = self._file.drop_chunk()
+        self.written.subtract(lost)
+        self.dropped.update(lost)
+        self.dropped.update(message.topic for message in self._queue)
+        self._queue.clear()
+        self._queue_bytes = 0
+
     def _put(self, message: _Message) -> None:
-        channel = self._channel(self._topics[message.topic])
-        self._mcap.add_message(
-            channel_id=channel,
-            log_time=message.stamp_ns,
-            publish_time=message.stamp_ns,
-            data=message.data,
-            sequence=self.written[message.topic],
-        )
+        if self._is_split_due(message.stamp_ns):
+            try:
+                self._split(message.stamp_ns)
+            except OSError:
+                self.dropped[message.topic] += 1
+                raise
+        self._add(message)
+        latched = self._topics[message.topic].latched
+        if latched is not None:
+            latched.add(message.data)
+
+    def _add(self, message: _Message) -> None:
+        self._announce(self._file, self._topics[message.topic])
         self.written[message.topic] += 1
-        self._first_ns = message.stamp_ns if self._first_ns is None else min(self._first_ns, message.stamp_ns)
-        self._last_ns = max(self._last_ns, message.stamp_ns)
+        self._file.add(message.topic, message.stamp_ns, message.data)
 
-    def _channel(self, topic: _Topic) -> int:
-        if topic.type_name not in self._schemas:
-            self._schemas[topic.type_name] = self._mcap.register_schema(
-                name=topic.type_name, encoding=topic.definition.encoding, data=topic.definition.text.encode()
-            )
-        if topic.name not in self._channels:
-            self._channels[topic.name] = self._mcap.register_channel(
-                topic=topic.name,
-                message_encoding="cdr",
-                schema_id=self._schemas[topic.type_name],
-                metadata={"offered_qos_profiles": topic.qos.to_yaml(), "topic_type_hash": topic.definition.hash},
-            )
-        return self._channels[topic.name]
+    # --- files -------------------------------------------------------------------------------------------------------
 
-    def _flush(self) -> None:
-        self._mcap.flush()
-        # Robots are switched off at the battery; what is not synced is lost with the page cache.
-        os.fdatasync(self._file.fileno())
+    def _is_split_due(self, stamp_ns: int) -> bool:
+        if self._file.start_ns is None:
+            return False
+        # The distance, because a clock that is set back would otherwise never come to the end of a file.
+        too_long = self._max_file_ns and abs(stamp_ns - self._file.start_ns) >= self._max_file_ns
+        return bool(too_long or (self._max_file_bytes and self._file.size >= self._max_file_bytes))
 
-    # --- opening and finishing ---------------------------------------------------------------------------------------
+    def _split(self, stamp_ns: int) -> None:
+        self._files.append(self._finish_file())
+        self._file = self._next_file()
+        with self._wake:
+            topics = list(self._topics.values())
+        for topic in topics:
+            self._announce(self._file, topic)
+            for data in topic.latched.messages if topic.latched is not None else ():
+                self._add(_Message(topic.name, stamp_ns, data))
 
-    def _open(self, chunk_bytes: int, compress: bool) -> tuple[IO[bytes], Any]:
-        try:
-            from mcap.writer import CompressionType, Writer
-        except ImportError as error:
-            raise MissingDependencyError("recording needs the package mcap: pip install mcap") from error
+    def _announce(self, file: McapWriter, topic: _Topic) -> None:
+        file.add_topic(
+            topic.name,
+            topic.type_name,
+            topic.definition.encoding,
+            topic.definition.text,
+            {"offered_qos_profiles": topic.qos.to_yaml(), "topic_type_hash": topic.definition.hash},
+        )
+
+    def _create(self) -> McapWriter:
         try:
             self.path.mkdir(parents=True)
-            file = (self.path / self._file_name).open("xb")
+            return self._next_file()
+        except ImportError as error:
+            raise MissingDependencyError("recording needs the package mcap: pip install mcap zstandard") from error
         except FileExistsError as error:
             raise DataError(f"{self.path} exists already; give another folder, or move it away") from error
         except OSError as error:
             raise DataError(f"{self.path} cannot be created: {error}") from error
-        writer = Writer(
-            file,
-            chunk_size=chunk_bytes,
-            compression=CompressionType.ZSTD if compress else CompressionType.NONE,
-            enable_crcs=True,
-        )
-        writer.start(profile="ros2", library="vpr_kd_ros")
-        return file, writer
 
-    @property
-    def _file_name(self) -> str:
-        return f"{self.path.name}_0.mcap"
+    def _next_file(self) -> McapWriter:
+        from vpr_kd_ros.mcap_writer import McapWriter
+
+        name = f"{self.path.name}_{len(self._files)}.mcap"
+        return McapWriter(self.path / name, chunk_bytes=self._chunk_bytes, compress=self._compress)
+
+    def _finish_file(self) -> FileInformation:
+        file = self._file
+        file.flush()
+        information = FileInformation(file.path.name, file.start_ns, file.end_ns, dict(file.written))
+        # With it, a file that is taken out of its folder is a bag.
+        alone = yaml.safe_dump(self._information([information]))
+        file.finish({"rosbag2": {"serialized_metadata": alone}})
+        file.close()
+        return information
 
     def _finish(self) -> None:
-        for topic in self._topics.values():
-            self._channel(topic)
-        text = yaml.safe_dump({"rosbag2_bagfile_information": self._information()}, sort_keys=False)
-        self._mcap.add_metadata("rosbag2", {"serialized_metadata": yaml.safe_dump(self._information())})
-        self._mcap.finish()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        temporary = self.path / "metadata.yaml.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / "metadata.yaml")
+        # It is closed already where the one after it could not be created.
+        if not self._file.closed:
+            for topic in self._topics.values():
+                self._announce(self._file, topic)
+            self._files.append(self._finish_file())
+        write_metadata(self.path, self._information(self._files))
 
-    def _information(self) -> dict[str, Any]:
-        start = {"nanoseconds_since_epoch": self._first_ns or 0}
-        duration = {"nanoseconds": self._last_ns - (self._first_ns or 0)}
-        count = sum(self.written.values())
-        return {
-            "version": METADATA_VERSION,
-            "storage_identifier": "mcap",
-            "duration": dict(duration),
-            "starting_time": dict(start),
-            "message_count": count,
-            "topics_with_message_count": list(self._topic_rows()),
-            "compression_format": "",
-            "compression_mode": "",
-            "relative_file_paths": [self._file_name],
-            "files": [
-                {
-                    "path": self._file_name,
-                    "starting_time": dict(start),
-                    "duration": dict(duration),
-                    "message_count": count,
-                }
-            ],
-            "custom_data": None,
-            "ros_distro": os.environ.get("ROS_DISTRO", ""),
-        }
-
-    def _topic_rows(self) -> Iterable[dict[str, Any]]:
-        for topic in self._topics.values():
-            yield {
-                "topic_metadata": {
-                    "name": topic.name,
-                    "type": topic.type_name,
-                    "serialization_format": "cdr",
-                    "offered_qos_profiles": topic.qos.to_yaml(),
-                    "type_description_hash": topic.definition.hash,
-                },
-                "message_count": self.written[topic.name],
-            }
+    def _information(self, files: list[FileInformation]) -> Mapping[str, object]:
+        return bag_information(files, [topic.information() for topic in self._topics.values()], self.custom)
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            raise DataError(f"{self.path}: the disk refused to write: {self._error}") from self._error
+            raise DataError(
+                f"{self.path}: the disk refused to write: {self._error}; what was written before is readable"
+            ) from self._error
