@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,24 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("student") / "tiny.pt2"
     save_tiny_student(path)
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a disk of 4 MB; skips where this user may not mount one."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True
+        )
+        problem = done.stderr.strip()
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        pytest.skip(f"a small disk cannot be mounted here: {problem}")
+    try:
+        yield folder
+    finally:
+        # Lazily, because a process that failed to end may still have a file open.
+        subprocess.run(["umount", "--lazy", folder], check=True)

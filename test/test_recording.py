@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from training.ingest.bag import Bag as IngestBag
-from vpr_kd_ros import mcap_writer, recording
+from training.ingest.recover import recover
+from vpr_kd_ros import recording
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.message_definitions import message_definition, type_hash
 from vpr_kd_ros.playback import Bag
@@ -173,22 +175,78 @@ def test_a_full_disk_is_an_error_and_what_was_written_stays(tmp_path: Path, monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
-    monkeypatch.setattr(mcap_writer.os, "fdatasync", full)
+    monkeypatch.setattr(os, "fdatasync", full)
     writer._flush_seconds = 0.01
     pause = threading.Event()
 
-    def fill() -> None:
-        for index in range(1000):
-            writer.write("/camera", IMAGE, START_NS + index, image(index))
-            pause.wait(0.01)
+    def fill(writer: BagWriter, limit: int = 10_000) -> list[bytes]:
+    """Write until the disk refuses; what was handed over."""
+    sent: list[bytes] = []
 
-    with pytest.raises(DataError, match=r"bag: the disk refused to write.*No space left"):
-        fill()
-    with pytest.raises(DataError, match="No space left"):
-        writer.check()
+    def write() -> None:
+        while len(sent) < limit:
+            data = image(len(sent) % 50)
+            writer.write("/camera", IMAGE, START_NS + len(sent), data)
+            sent.append(data)
+            # As a sensor would, so that the queue does not hold all of it.
+            while writer.queue_bytes > 20 * len(data):
+                writer.check()
+
+    with pytest.raises(DataError, match="No space left on device; what was written before is readable"):
+        write()
+    return sent
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_on_a_full_disk_the_bag_ends_whole_with_every_message_but_the_last(small_disk: Path, compress: bool) -> None:
+    writer = BagWriter(small_disk / "bag", chunk_bytes=100_000, flush_seconds=0.1, compress=compress)
+    sent = fill(writer)
     with pytest.raises(DataError, match="No space left"):
         writer.close()
-    assert len(list(Bag(tmp_path / "bag").messages())) >= 1
+    # The chunk that did not fit made room for the index: other libraries read the bag as if nothing had been.
+    with Reader(small_disk / "bag") as reader:
+        read = [bytes(data) for _, _, data in reader.messages()]
+    assert read == sent[: len(read)]
+    assert len(sent) - len(read) < 45  # a chunk and the queue, of some 400
+    assert len(read) > 300
+    assert writer.written == {"/camera": len(read)}
+    assert writer.written.total() + writer.dropped.total() == len(sent)
+    assert Bag(small_disk / "bag").damage == {}
+
+
+def test_on_a_disk_without_room_for_the_index_the_messages_stay(small_disk: Path) -> None:
+    writer = BagWriter(small_disk / "bag", chunk_bytes=20_000, flush_seconds=0.1)
+    sent = [image(index) for index in range(100)]
+    for index, data in enumerate(sent):
+        writer.write("/camera", IMAGE, START_NS + index, data)
+    while writer.queue_bytes:
+        writer.check()
+    # Another process takes all that is left.
+    with (small_disk / "other").open("wb", buffering=0) as other, suppress(OSError):
+        while other.write(bytes(4096)):
+            pass
+    sent += fill(writer)
+    with pytest.raises(DataError, match="No space left"):
+        writer.close()
+    bag = Bag(small_disk / "bag")
+    read = [message.data for message in bag.messages()]
+    assert bag.damage
+    assert read == sent[: len(read)]
+    assert len(read) == writer.written.total() >= 95
+    assert writer.written.total() + writer.dropped.total() == len(sent)
+    assert recover(small_disk / "bag", small_disk.parent / "recovered").written.total() == len(read)
+
+
+def test_a_full_disk_leaves_the_files_of_a_split_bag_whole(small_disk: Path) -> None:
+    writer = BagWriter(small_disk / "bag", chunk_bytes=50_000, flush_seconds=0.1, max_file_bytes=400_000)
+    sent = fill(writer)
+    with pytest.raises(DataError, match="No space left"):
+        writer.close()
+    assert len(list((small_disk / "bag").glob("*.mcap"))) >= 8
+    with Reader(small_disk / "bag") as reader:
+        read = [bytes(data) for _, _, data in reader.messages()]
+    assert read == sent[: len(read)]
+    assert len(read) == writer.written.total() > 300
 
 
 def test_a_closed_bag_takes_no_more(tmp_path: Path) -> None:
@@ -234,10 +292,10 @@ def write_split(path: Path, count: int = 60, **options: Any) -> list[tuple[str, 
     return sent
 
 
-@pytest.mark.parametrize(("option", "value"), [("max_file_bytes", 60_000), ("max_file_seconds", 0.5)])
-def test_a_split_bag_is_read_by_everyone_and_lacks_nothing(tmp_path: Path, option: str, value: float) -> None:
+@pytest.mark.parametrize("options", [{"max_file_bytes": 60_000}, {"max_file_seconds": 0.5}])
+def test_a_split_bag_is_read_by_everyone_and_lacks_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
     path = tmp_path / "drive"
-    sent = write_split(path, **{option: value})
+    sent = write_split(path, **options)
     names = [f"drive_{number}.mcap" for number in range(len(list(path.glob("*.mcap"))))]
     assert len(names) >= 10
     information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
