@@ -16,13 +16,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
 from training.distillation import METHODS, build_method
 from training.engine import fit
-from training.engine.batches import Batch, Teaching, loss_terms
+from training.engine.batches import Batch, loss_terms
 from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig
 from training.engine.jobs import distill, teach
 from training.engine.learning import Learning
 from training.engine.processes import run_processes
 from training.engine.runs import load_run
 from training.engine.task import TripletTask
+from training.engine.teaching import Answers, Teaching
 from training.models import EmbeddingModel
 from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError
@@ -203,7 +204,7 @@ def test_no_odd_batch_spoils_the_weights(normalise: bool, batch_all: float) -> N
                         teaching = Teaching(method, taught.numpy())
                         for step in range(2):
                             terms = loss_terms(
-                                Batch(np.arange(6), 5), learning.learner(torch.arange(6)),
+                                Batch(np.arange(6), 5), Answers(learning.learner(torch.arange(6))), None,
                                 Places(positions), TripletTask(task), teaching, config, step / 2,  # type: ignore[arg-type]
                             )  # fmt: skip
                             learning.update(terms)

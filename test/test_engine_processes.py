@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
 from training.data.dataset import Keyframes
 from training.distillation import METHODS, build_method
-from training.engine.batches import Batch, Teaching, gathered, loss_terms
+from training.engine.batches import Batch, gathered, loss_terms
 from training.engine.config import MethodConfig, TaskConfig, TrainConfig
 from training.engine.jobs import distill, teach
 from training.engine.learning import Learning
 from training.engine.processes import gather_rows, run_processes
 from training.engine.runs import load_run
 from training.engine.task import TripletTask
+from training.engine.teaching import Answers, Teaching
 from training.models import EmbeddingModel
 from training.sessions import load_sessions
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -71,9 +72,8 @@ def terms_and_gradients(
         batch = Batch(np.concatenate([part.indices for part in parts])[order], 7)
         descriptors = described[order]
     assert learning.method is not None
-    terms = loss_terms(
-        batch, descriptors, train, TripletTask(config.task), Teaching(learning.method, taught), config, 0.0
-    )
+    teaching = Teaching(learning.method, taught)
+    terms = loss_terms(batch, Answers(descriptors), None, train, TripletTask(config.task), teaching, config, 0.0)
     learning.update(terms)
     gradients = {f"gradient/{k}": v.grad.clone() for k, v in model.named_parameters() if v.grad is not None}
     adaptor = {f"adaptor/{k}": v.grad.clone() for k, v in method.named_parameters() if v.grad is not None}

@@ -7,30 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from training.data.dataset import Frames, Keyframes
 from training.data.pairing import place_masks
 from training.data.samplers import PlaceSampler, RelationSampler
+from training.distillation.method import Context
 from training.engine.config import TrainConfig
 from training.engine.processes import gather_objects
 from training.engine.task import TripletTask
+from training.engine.teaching import Answers, Teaching
+from training.models import EmbeddingModel
 from vpr_kd_ros.geometry import Ints
 from vpr_kd_ros.preprocess import Preprocess
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """What a teacher brings to the training of a student.
-
-    Attributes:
-        method: a distillation method of ``training.distillation``; maps teacher and student descriptors to loss terms.
-        descriptors: (N, C) float32, the teacher's, of every training keyframe, not normalised.
-    """
-
-    method: torch.nn.Module
-    descriptors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -86,6 +76,38 @@ def shuffled_images(
         yield preprocess.normalise(images.to(device))
 
 
+def read(
+    indices: Ints, model: EmbeddingModel, train: Keyframes, teaching: Teaching | None, config: TrainConfig
+) -> Frames:
+    """The frames of a batch, augmented, with what the model and a live teacher read of them.
+
+    Where a live teacher reads images or labels they are of its size; see ``as_seen``.
+    """
+    live = None if teaching is None else teaching.live
+    source = train if live is None else live.keyframes
+    readers = [model] if live is None else [model, live.model]
+    frames = source.frames(
+        indices,
+        images=any(reader.uses_images for reader in readers),
+        clouds=any(reader.uses_clouds for reader in readers),
+        labels=any(reader.uses_labels for reader in readers),
+    )
+    return augmented(frames, config)
+
+
+def as_seen(frames: Frames, preprocess: Preprocess, config: TrainConfig) -> Frames:
+    """The frames as the student sees them: images and labels of its size, degraded as configured."""
+    size = (preprocess.height, preprocess.width)
+    images, labels = frames.images, frames.labels
+    if images is not None:
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        images = config.degradation(images)
+    if labels is not None and labels.shape[1:] != size:
+        labels = F.interpolate(labels[:, None], size=size, mode="nearest-exact")[:, 0]
+    return Frames(images, frames.clouds, labels)
+
+
 def augmented(frames: Frames, config: TrainConfig) -> Frames:
     """The frames with their images and clouds changed at random; labels stay as they are."""
     return Frames(
@@ -109,34 +131,37 @@ def gathered(batch: Batch) -> tuple[Batch, Ints]:
 
 
 def loss_terms(
-    batch: Batch, descriptors: torch.Tensor, train: Keyframes, task: TripletTask, teaching: Teaching | None,
-    config: TrainConfig, progress: float,
+    batch: Batch, student: Answers, teacher: Answers | None, train: Keyframes, task: TripletTask,
+    teaching: Teaching | None, config: TrainConfig, progress: float,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """The weighted terms of the loss, scalars by name; their sum is the loss.
 
     Args:
         batch: the whole batch.
-        descriptors: (B, C) of its keyframes.
+        student: what the student says of its keyframes.
+        teacher: what a live teacher says of them; None where its descriptors are known.
         train: the keyframes.
         task: the task loss, for the labelled part.
-        teaching: the teacher's relations, for the whole batch; None without a teacher.
+        teaching: the distillation, for the whole batch; None without a teacher.
         config: its ``pairing``.
         progress: of the training, in [0, 1).
     """
-    device = descriptors.device
+    device = student.descriptors.device
     places = batch.indices[: batch.labelled]
-    positive, negative = place_masks(
-        train.positions[places], train.yaws[places], train.region_of[places], config.pairing
+    positive, negative = (
+        torch.from_numpy(mask).to(device)
+        for mask in place_masks(train.positions[places], train.yaws[places], train.region_of[places], config.pairing)
     )
-    terms = {
-        "task": task(
-            descriptors[: batch.labelled],
-            torch.from_numpy(positive).to(device),
-            torch.from_numpy(negative).to(device),
-            progress,
-        )
-    }
+    labelled = student.descriptors[: batch.labelled]
+    terms = {"task": task(labelled, positive, negative, progress)}
     if teaching is not None:
-        taught = torch.from_numpy(teaching.descriptors[batch.indices]).to(device)
-        terms |= teaching.method(taught, descriptors)
+        if teacher is None:
+            teacher = Answers(torch.from_numpy(teaching.descriptors[batch.indices]).to(device))
+        context = Context(
+            torch.from_numpy(batch.indices).to(device),
+            task.hardest(labelled, positive, negative) if teaching.method.needs_triplets else None,
+            teacher.maps,
+            student.maps,
+        )
+        terms |= teaching.method(teacher.descriptors, student.descriptors, context)
     return terms

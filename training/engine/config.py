@@ -13,6 +13,7 @@ import jsonargparse
 import yaml
 
 from training.data.augment import CloudAugmentation, ImageAugmentation
+from training.data.degrade import Degradation
 from training.data.pairing import Pairing
 from training.data.samplers import BatchConfig
 from vpr_kd_ros.errors import ConfigError
@@ -71,14 +72,20 @@ class TrainConfig:
     Attributes:
         model: the network to train.
         method: the distillation, when a teacher is given.
+        start: a run folder whose weights the model starts from; empty for the model's own beginning.
+        degradation: what is taken from the images that the model sees in training, and from the queries when
+            validating; the teacher sees the originals.
         height, width: image input, pixels.
         steps: optimiser steps.
         validate_every: steps between measurements on the validation region; the best checkpoint is kept.
         patience: stop after this many validations in a row that were not the best so far; 0 for never.
-        learning_rate: Adam's, for image layers.
-        cloud_learning_rate: Adam's, for layers that read clouds.
-        weight_decay: of Adam.
-        schedule: ``cosine`` to zero, or ``step``: a tenth after two thirds of the steps, as DistilVPR (epoch 40 of 60).
+        optimiser: ``adam``, ``adamw`` (StructVPR) or ``sgd`` with momentum 0.9 (LSDNet).
+        learning_rate: the optimiser's, for image layers.
+        cloud_learning_rate: the optimiser's, for layers that read clouds.
+        weight_decay: of the optimiser.
+        schedule: ``cosine`` to zero, or ``step``: times ``step_factor`` every ``step_every`` steps.
+        step_factor: see ``schedule``.
+        step_every: see ``schedule``; 0 for once, after two thirds of the steps, as DistilVPR (epoch 40 of 60).
         clip_norm: largest gradient norm; 0 for no limit.
         precision: as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``.
         devices: processes of one machine, each with its own processor or GPU; every one draws a batch as configured,
@@ -94,15 +101,20 @@ class TrainConfig:
     pairing: Pairing = Pairing()
     image_augmentation: ImageAugmentation = ImageAugmentation()
     cloud_augmentation: CloudAugmentation = CloudAugmentation()
+    degradation: Degradation = Degradation()
+    start: str = ""
     height: int = 240
     width: int = 320
     steps: int = 2000
     validate_every: int = 200
     patience: int = 0
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-4
     cloud_learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     schedule: Literal["cosine", "step"] = "cosine"
+    step_factor: float = 0.1
+    step_every: int = 0
     clip_norm: float = 0.0
     precision: str = "32-true"
     devices: int = 1
@@ -112,6 +124,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.validate_every < 1:
             raise ConfigError("training: steps and validate_every must be at least 1")
+        if self.step_every < 0 or not 0 < self.step_factor <= 1:
+            raise ConfigError("training: wants step_every >= 0 and 0 < step_factor <= 1")
         if self.patience < 0 or self.devices < 1:
             raise ConfigError("training: wants patience >= 0 and devices >= 1")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.data.dataset import Frames, Keyframes
+from training.data.degrade import Degradation
 from training.engine.config import TrainConfig
 from training.models import EmbeddingModel
 from training.models.voxels import VoxelBatch, voxelise
@@ -50,12 +53,15 @@ def describe(
     device: torch.device | str = "cpu",
     batch_size: int = 32,
     title: str = "describing",
+    degradation: Degradation | None = None,
 ) -> NDArray[np.float32]:
     """Descriptors of all keyframes as the model gives them, not normalised: (N, C) float32.
 
-    The model is used in evaluation mode and left in the mode it was in.
+    The model is used in evaluation mode and left in the mode it was in. A ``degradation`` takes the same from an image
+    at every call.
     """
     device = torch.device(device)
+    chance = torch.Generator().manual_seed(0)
     training = model.training
     model.eval()
     try:
@@ -63,6 +69,8 @@ def describe(
         for start in tqdm(range(0, len(keyframes), batch_size), title, unit="batch", leave=False):
             batch = range(start, min(start + batch_size, len(keyframes)))
             frames = keyframes.frames(batch, model.uses_images, model.uses_clouds, model.uses_labels)
+            if degradation is not None and frames.images is not None:
+                frames = replace(frames, images=degradation(frames.images, chance))
             rows.append(model(*model_inputs(model, frames, preprocess, device)).float().cpu().numpy())
     finally:
         model.train(training)

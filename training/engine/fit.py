@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import lightning.fabric
 import torch
 from tqdm import tqdm
 
 from training.data.dataset import Keyframes
-from training.engine.batches import Teaching, augmented, draw_batches, gathered, loss_terms, shuffled_images
+from training.distillation.method import DistillationMethod
+from training.engine.batches import as_seen, draw_batches, gathered, loss_terms, read, shuffled_images
 from training.engine.config import TrainConfig
-from training.engine.descriptors import describe, model_inputs, preprocess_of, split_by_session
+from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.learning import Learning
-from training.engine.processes import gather_rows
 from training.engine.runs import Run
 from training.engine.task import TripletTask
+from training.engine.teaching import Teaching, answers
 from training.evaluation.protocol import Protocol, evaluate
 from training.models import EmbeddingModel
 from vpr_kd_ros.preprocess import Preprocess
@@ -47,14 +49,19 @@ def fit(
     """
     preprocess = preprocess_of(config)
     last = fabric.broadcast(run.last_state())
-    if last is None and model.uses_images:
+    if last is None and model.uses_images and not config.start:
         # Before the processes share their weights, so that all start from the first one's.
         model.to(fabric.device).initialise(shuffled_images(train, preprocess, fabric.device, config.seed))
     learning = Learning(fabric, model, None if teaching is None else teaching.method, config)
     if teaching is not None and learning.method is not None:
-        teaching = replace(teaching, method=learning.method.to(fabric.device))
+        # Fabric's wrapper passes on the attributes of what it wraps.
+        teaching = replace(teaching, method=cast(DistillationMethod, learning.method.to(fabric.device)))
     if last is not None:
         learning.load_state_dict(last)
+    live = None if teaching is None else teaching.live
+    if live is not None:
+        live.model.to(fabric.device)
+    maps = teaching is not None and teaching.method.needs_maps
     batches = draw_batches(train, config, learning.rng, teaching)
     task = TripletTask(config.task)
 
@@ -64,11 +71,13 @@ def fit(
     ) as bar:
         while not learning.finished:
             own = next(batches)
-            frames = train.frames(own.indices, model.uses_images, model.uses_clouds, model.uses_labels)
-            described = learning.learner(*model_inputs(model, augmented(frames, config), preprocess, fabric.device))
+            frames = read(own.indices, model, train, teaching, config)
             batch, rows = gathered(own)
-            descriptors = gather_rows(described)[rows]
-            terms = loss_terms(batch, descriptors, train, task, teaching, config, learning.step / config.steps)
+            seen = as_seen(frames, preprocess, config)
+            student = answers(learning.learner, model, seen, preprocess, fabric.device, maps).gathered(rows)
+            teacher = None if live is None else live.answers(frames, fabric.device, maps).gathered(rows)
+            progress = learning.step / config.steps
+            terms = loss_terms(batch, student, teacher, train, task, teaching, config, progress)
             loss = learning.update(terms)
             bar.update()
             step, last_step = learning.step, learning.step == config.steps
@@ -92,7 +101,11 @@ def fit(
 def validate(
     model: EmbeddingModel, keyframes: Keyframes, preprocess: Preprocess, config: TrainConfig, device: torch.device
 ) -> float:
-    """AR@1 in [0, 1] between the validation sessions."""
-    rows = describe(model, keyframes, preprocess, device, title="validating")
-    result = evaluate(keyframes.sessions, split_by_session(keyframes, rows), Protocol(config.radius_m))
+    """AR@1 in [0, 1] between the validation sessions, with queries degraded as configured."""
+    rows = split_by_session(keyframes, describe(model, keyframes, preprocess, device, title="validating"))
+    queries = None
+    if config.degradation.changes:
+        degraded = describe(model, keyframes, preprocess, device, 32, "validating", config.degradation)
+        queries = split_by_session(keyframes, degraded)
+    result = evaluate(keyframes.sessions, rows, Protocol(config.radius_m), queries)
     return result.ar_at_1

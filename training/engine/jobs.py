@@ -11,14 +11,15 @@ import torch
 
 from training.data.dataset import Keyframes
 from training.distillation import build_method
-from training.engine.batches import Teaching
+from training.distillation.method import Beginning
 from training.engine.config import TrainConfig
-from training.engine.descriptors import preprocess_of
+from training.engine.descriptors import describe, preprocess_of
 from training.engine.fingerprints import sessions_fingerprint, weights_fingerprint
 from training.engine.fit import fit
 from training.engine.processes import run_processes
 from training.engine.runs import NoRun, Run, load_run
 from training.engine.teacher_cache import teacher_descriptors
+from training.engine.teaching import LiveTeacher, Teaching
 from training.models import EmbeddingModel, build_model
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -94,12 +95,16 @@ def _train_in_process(
     """What each process does; the first one writes the run."""
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, config.model.options)
+    if config.start:
+        _start_from(model, Path(config.start))
     preprocess = preprocess_of(config)
     keyframes = Keyframes(train, preprocess)
     taught_by = None if teacher is None else load_run(teacher)
     run: Run = NoRun()
     if fabric.is_global_zero:
         sources = {"train": sessions_fingerprint(train), "validation": sessions_fingerprint(validation)}
+        if config.start:
+            sources["start"] = weights_fingerprint(model)
         if taught_by is not None:
             sources["teacher"] = weights_fingerprint(taught_by[0])
         run = Run(out, config, sources, resume)
@@ -125,15 +130,31 @@ def _teaching(
     path: Path, teacher: EmbeddingModel, teacher_config: TrainConfig, config: TrainConfig, keyframes: Keyframes,
     student: EmbeddingModel, device: torch.device,
 ) -> Teaching:  # fmt: skip
-    """The teacher's descriptors of every training keyframe, and the configured method."""
-    preprocess = preprocess_of(teacher_config)
+    """What the teacher brings: the configured method, its descriptors, and itself where the method asks it live."""
+    preprocess, of_teacher = preprocess_of(teacher_config), keyframes
     if (teacher.uses_images or teacher.uses_labels) and preprocess != keyframes.preprocess:
-        keyframes = Keyframes(keyframes.sessions, preprocess)
-    descriptors = teacher_descriptors(path, teacher, teacher_config.model, keyframes, preprocess, device)
+        of_teacher = Keyframes(keyframes.sessions, preprocess)
     method = build_method(
         config.method.name,
         config.method.options,
         teacher_dim=teacher.descriptor_dim,
         student_dim=student.descriptor_dim,
     )
-    return Teaching(method, descriptors)
+    if method.hands_over:
+        student.inherit(teacher)
+    descriptors = teacher_descriptors(path, teacher, teacher_config.model, of_teacher, preprocess, device)
+    if method.needs_beginning:
+        rows = describe(student.to(device), keyframes, preprocess_of(config), device, title="student")
+        method.begin(
+            Beginning(torch.from_numpy(descriptors), torch.from_numpy(rows), torch.from_numpy(keyframes.session_of))
+        )
+    live = method.needs_maps or method.same_batch or teacher.depends_on_batch
+    return Teaching(method, descriptors, LiveTeacher(teacher, preprocess, of_teacher) if live else None)
+
+
+def _start_from(model: EmbeddingModel, run: Path) -> None:
+    """Give the model the weights of a finished run."""
+    try:
+        model.load_state_dict(load_run(run)[0].state_dict(), strict=True)
+    except RuntimeError as error:
+        raise ConfigError(f"start: the model of {run} has other weights than the configured one: {error}") from error

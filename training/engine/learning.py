@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from training.engine.config import TrainConfig
-from training.engine.optimisation import learning_schedule, parameter_groups
+from training.engine.optimisation import learning_schedule, optimiser_of
 from training.engine.processes import gather_objects
 from training.models import EmbeddingModel
 from vpr_kd_ros.errors import ConfigError
@@ -39,7 +39,7 @@ class Learning:
         self._config = config
         self._model = model
         self._parts = torch.nn.ModuleList([model] if method is None else [model, method])
-        optimiser = torch.optim.Adam(parameter_groups(self._parts, config), weight_decay=config.weight_decay)
+        optimiser = optimiser_of(self._parts, config)
         self._schedule = learning_schedule(optimiser, config)
         self.learner, self._optimiser = fabric.setup(model, optimiser)
         # An adaptor's weights are shared by the processes like the model's.

@@ -22,11 +22,22 @@ def parameter_groups(module: torch.nn.Module, config: TrainConfig) -> list[dict[
     ]
 
 
+def optimiser_of(module: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The configured optimiser of what learns in ``module``."""
+    groups = parameter_groups(module, config)
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, weight_decay=config.weight_decay)
+
+
 def learning_schedule(optimiser: torch.optim.Optimizer, config: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
     """The configured course of the learning rates, one step of it for each step of the optimiser."""
     if config.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=config.steps)
-    return torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones=[2 * config.steps // 3], gamma=0.1)
+    every = config.step_every
+    milestones = range(every, config.steps, every) if every else [2 * config.steps // 3]
+    return torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones=list(milestones), gamma=config.step_factor)
 
 
 def _reads_clouds(module: torch.nn.Module, parameter: str) -> bool:

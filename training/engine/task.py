@@ -13,9 +13,8 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer
 
+from training.distillation.method import Triplets
 from training.engine.config import TaskConfig
-
-Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def batch_hard_triplets(distance: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
@@ -50,6 +49,11 @@ class TripletTask:
         self._distance = distance
         self._loss = TripletMarginLoss(margin=config.margin, swap=True, distance=distance, reducer=AvgNonZeroReducer())
 
+    def hardest(self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
+        """Each anchor with its hardest positive and negative; arguments as those of a call."""
+        with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
+            return batch_hard_triplets(self._distance(descriptors.float()), positive, negative)
+
     def __call__(
         self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
     ) -> torch.Tensor:
@@ -66,9 +70,7 @@ class TripletTask:
             if progress < self._config.batch_all:
                 triplets = all_triplets(positive, negative)
             else:
-                with torch.no_grad():
-                    distance = self._distance(descriptors)
-                triplets = batch_hard_triplets(distance, positive, negative)
+                triplets = self.hardest(descriptors, positive, negative)
             if len(triplets[0]) == 0:
                 return descriptors.sum() * 0.0
             placeholder = torch.zeros(len(descriptors), dtype=torch.long, device=descriptors.device)

@@ -113,13 +113,17 @@ class Evaluation:
         }
 
 
-def evaluate(sessions: Sequence[Session], descriptors: Sequence[NDArray[np.float32]], protocol: Protocol) -> Evaluation:
+def evaluate(
+    sessions: Sequence[Session], descriptors: Sequence[NDArray[np.float32]], protocol: Protocol,
+    queries: Sequence[NDArray[np.float32]] | None = None,
+) -> Evaluation:  # fmt: skip
     """Search every traverse in every other of its region.
 
     Args:
         sessions: labelled traverses; those of one region are compared.
         descriptors: of each session, (N_i, C) float32, any length; they are normalised here.
         protocol: what counts as right.
+        queries: the same where the images are other ones as queries, degraded ones; None where not.
 
     Raises:
         DataError: a session has no poses, or no region has two sessions.
@@ -128,13 +132,14 @@ def evaluate(sessions: Sequence[Session], descriptors: Sequence[NDArray[np.float
         if not session.labelled:
             raise DataError(f"{session.path}: has no poses, so that nothing can be measured on it")
     unit = [normalised(d) for d in descriptors]
+    asked = unit if queries is None else [normalised(q) for q in queries]
     pairs = []
     for d, database in enumerate(sessions):
         index = PlaceIndex(unit[d].shape[1])
         index.add(np.arange(len(database), dtype=np.int64), unit[d])
         for q, query in enumerate(sessions):
             if q != d and query.region == database.region:
-                pairs.append(_search_pair(index, database, query, unit[q], protocol))
+                pairs.append(_search_pair(index, database, query, asked[q], protocol))
     if not pairs:
         raise DataError("no region has two sessions, so that there is nothing to compare")
     return Evaluation(protocol, tuple(pairs))

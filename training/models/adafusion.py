@@ -275,6 +275,9 @@ class AdaFusion(EmbeddingModel):
         )  # fmt: skip
         self.descriptor_dim = image_widths[-1] + cloud_widths[-1]
 
+    def map_layers(self) -> list[nn.Module]:
+        return list(self.image)
+
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """Images (B, 3, H, W) and voxels of B clouds to descriptors (B, C); ``labels`` are ignored."""
         if images is None or voxels is None:

@@ -39,6 +39,18 @@ class EmbeddingModel(nn.Module):
         """
         raise NotImplementedError
 
+    def map_layers(self) -> list[nn.Module]:
+        """The layers whose outputs are the maps (B, C, H, W) of an image, in the order of the forward pass; or none."""
+        return []
+
+    def inherit(self, teacher: EmbeddingModel) -> None:
+        """Take over from the teacher what this model's paper hands over, once, before training.
+
+        Raises:
+            ConfigError: nothing is handed over between the two models.
+        """
+        raise ConfigError(f"{type(self).__name__} takes nothing over from {type(teacher).__name__}: choose scicevpr")
+
     def initialise(self, images: Iterable[Tensor]) -> None:
         """Set, once before training, what is computed from training images and not learnt; most models have nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.models.base import EmbeddingModel
 from training.models.image import ImageEncoder, MinkLoc2D, SmallResNetGeM
@@ -59,6 +59,9 @@ class MinkLocFusion(EmbeddingModel):
             raise ConfigError(f"model option image_network must be 'resnet18' or 'small-resnet', got {image_network!r}")
         self.descriptor_dim = cloud_dim + image_dim
         self.voxel_size = voxel_size
+
+    def map_layers(self) -> list[nn.Module]:
+        return self.image.map_layers()
 
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """Images (B, 3, H, W) and voxels of B clouds to descriptors (B, cloud_dim + image_dim)."""

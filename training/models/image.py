@@ -29,6 +29,9 @@ class ImageEncoder(EmbeddingModel):
     project: nn.Module
     output: nn.Module
 
+    def map_layers(self) -> list[nn.Module]:
+        return list(self.features) if isinstance(self.features, nn.Sequential) else [self.features]
+
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """Normalised images (B, 3, H, W) float32 to descriptors (B, C); ``voxels`` and ``labels`` are ignored."""
         if images is None:

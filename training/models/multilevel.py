@@ -142,6 +142,9 @@ class StructVPRSeg(EmbeddingModel):
         self.pool = MultiLevelConcatenation(pooling)
         self.descriptor_dim = sum(widths[-LEVELS:])
 
+    def map_layers(self) -> list[nn.Module]:
+        return list(self.features)
+
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """Labels (B, H, W), integers, to descriptors (B, C) of length one; the other inputs are ignored."""
         if labels is None:

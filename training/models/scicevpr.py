@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.models.base import require_positive
+from training.models.base import EmbeddingModel, require_positive
 from training.models.image import ImageEncoder
 from training.models.pca import optional_pca
 from training.models.pooling import GeM
@@ -206,12 +206,16 @@ class SciceVPR(RegionEncoder):
 
     region_encoder = SelfEnhancedEncoder
 
-    def inherit(self, teacher: SuperCricaVPR) -> None:
+    def inherit(self, teacher: EmbeddingModel) -> None:
         """Take over the teacher's 1x1 convolution over DINOv2's layers and freeze it, as published; before training.
 
         Raises:
-            ConfigError: the teacher's convolution has another size.
+            ConfigError: the teacher is no Super-CricaVPR, or its convolution has another size.
         """
+        if not isinstance(teacher, SuperCricaVPR):
+            raise ConfigError(
+                f"SciceVPR inherits from super-cricavpr only, and the teacher is {type(teacher).__name__}"
+            )
         ours, theirs = self.features.fuse, teacher.features.fuse
         if ours.weight.shape != theirs.weight.shape:
             raise ConfigError(
