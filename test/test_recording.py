@@ -179,7 +179,21 @@ def test_a_full_disk_is_an_error_and_what_was_written_stays(tmp_path: Path, monk
     writer._flush_seconds = 0.01
     pause = threading.Event()
 
-    def fill(writer: BagWriter, limit: int = 10_000) -> list[bytes]:
+    def fill_slowly() -> None:
+        for index in range(1000):
+            writer.write("/camera", IMAGE, START_NS + index, image(index))
+            pause.wait(0.01)
+
+    with pytest.raises(DataError, match=r"bag: the disk refused to write.*No space left"):
+        fill_slowly()
+    with pytest.raises(DataError, match="No space left"):
+        writer.check()
+    with pytest.raises(DataError, match="No space left"):
+        writer.close()
+    assert len(list(Bag(tmp_path / "bag").messages())) >= 1
+
+
+def fill(writer: BagWriter, limit: int = 10_000) -> list[bytes]:
     """Write until the disk refuses; what was handed over."""
     sent: list[bytes] = []
 
