@@ -1,116 +1,37 @@
 """Recall between traverses, as PointNetVLAD introduced it and DistilVPR reports it.
 
-Each traverse of a region in turn is the database and each other one the queries. A result is right within ``radius_m``
-metres (25 m in the papers). A query without any right answer in the database is left out. AR@1 is the mean over
-ordered pairs of traverses of recall@1, AR@1 % that of the recall among the best 1 % of the database. Descriptors are
-L2-normalised and compared by cosine, through the index that the robot searches.
+Each traverse of a region in turn is the database and each other one the queries; or query sessions are searched in all
+database sessions of their region together, as in MSLS, Pittsburgh and Tokyo 24/7. What is right, ``Protocol`` says. A
+query without any right answer in the database is left out of the recall. AR@1 is the mean over ordered pairs of
+traverses of recall@1, AR@1 % that of the recall among the best 1 % of the database. Descriptors are L2-normalised and
+compared by cosine, through the index that the robot searches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.metrics import first_right_rank, one_percent, recall_at
+from training.evaluation.results import RECALLS, Answers, Evaluation, PairResult, Protocol
 from training.sessions import Session
-from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import wrap_angle
 from vpr_kd_ros.index import PlaceIndex
 
-RECALLS = (1, 5, 10, 20, 25)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What counts as right.
-
-    Attributes:
-        radius_m: a result this near is right, metres.
-        heading_deg: and heads the same way within this angle; None to ignore the heading, as PointNetVLAD does.
-    """
-
-    radius_m: float = 25.0
-    heading_deg: float | None = None
-
-
-@dataclass(frozen=True)
-class PairResult:
-    """One traverse searched in another.
-
-    Attributes:
-        recalls: recall@N for N in ``RECALLS``.
-        queries: queries that have a right answer in the database; the others do not count.
-    """
-
-    region: str
-    database: str
-    query: str
-    database_condition: str
-    query_condition: str
-    database_size: int
-    queries: int
-    excluded: int
-    recalls: dict[int, float]
-    recall_one_percent: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All ordered pairs of traverses and their means."""
-
-    protocol: Protocol
-    pairs: tuple[PairResult, ...]
-
-    @property
-    def ar_at_1(self) -> float:
-        """Average recall@1 over ordered pairs, in [0, 1]."""
-        return _mean(pair.recalls[1] for pair in self.pairs)
-
-    @property
-    def ar_at_1_percent(self) -> float:
-        """Average recall@1 % over ordered pairs, in [0, 1]."""
-        return _mean(pair.recall_one_percent for pair in self.pairs)
-
-    @property
-    def conditions(self) -> list[str]:
-        """The conditions of the traverses, sorted."""
-        return sorted({pair.query_condition for pair in self.pairs})
-
-    def by_query_condition(self) -> dict[str, float]:
-        """AR@1 of the queries of each condition against every database."""
-        return {c: _mean(p.recalls[1] for p in self.pairs if p.query_condition == c) for c in self.conditions}
-
-    def between_conditions(self) -> dict[str, dict[str, float]]:
-        """AR@1 by condition of the query, then of the database; NaN where no pair has the two."""
-        return {
-            query: {
-                database: _mean(
-                    pair.recalls[1]
-                    for pair in self.pairs
-                    if (pair.query_condition, pair.database_condition) == (query, database)
-                )
-                for database in self.conditions
-            }
-            for query in self.conditions
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "ar1": self.ar_at_1,
-            "ar1_percent": self.ar_at_1_percent,
-            "recalls": {n: _mean(pair.recalls[n] for pair in self.pairs) for n in RECALLS},
-            "by_query_condition": self.by_query_condition(),
-            "between_conditions": self.between_conditions(),
-            "protocol": asdict(self.protocol),
-            "ordered_pairs": len(self.pairs),
-            "queries": sum(pair.queries for pair in self.pairs),
-            "excluded": sum(pair.excluded for pair in self.pairs),
-        }
+__all__ = [
+    "Evaluation",
+    "Protocol",
+    "Traverse",
+    "evaluate",
+    "evaluate_queries",
+    "normalised",
+    "require_poses",
+    "right_answers",
+]
 
 
 def evaluate(
@@ -128,9 +49,7 @@ def evaluate(
     Raises:
         DataError: a session has no poses, or no region has two sessions.
     """
-    for session in sessions:
-        if not session.labelled:
-            raise DataError(f"{session.path}: has no poses, so that nothing can be measured on it")
+    require_poses(sessions, protocol)
     unit = [normalised(d) for d in descriptors]
     asked = unit if queries is None else [normalised(q) for q in queries]
     pairs = []
@@ -145,8 +64,86 @@ def evaluate(
     return Evaluation(protocol, tuple(pairs))
 
 
-def right_answers(query: Session, database: Session, protocol: Protocol) -> NDArray[np.bool_]:
+def evaluate_queries(
+    databases: Sequence[Session], queries: Sequence[Session], of_databases: Sequence[NDArray[np.float32]],
+    of_queries: Sequence[NDArray[np.float32]], protocol: Protocol,
+) -> Evaluation:  # fmt: skip
+    """Search query sessions in the database sessions of their region taken together, as MSLS, Pittsburgh and Tokyo do.
+
+    Args:
+        databases, queries: labelled sessions.
+        of_databases, of_queries: their descriptors, (N_i, C) float32, any length.
+        protocol: what counts as right; not by frames, which sessions taken together have none of.
+
+    Returns:
+        One pair for each query session.
+
+    Raises:
+        DataError: a session has no poses, or a query session's region has no database.
+        ConfigError: the protocol counts frames.
+    """
+    if protocol.frames is not None:
+        raise ConfigError("frames: counts within one traverse; give a radius where databases are joined")
+    require_poses([*databases, *queries], protocol)
+    pairs = []
+    for region in sorted({query.region for query in queries}):
+        members = [i for i, database in enumerate(databases) if database.region == region]
+        if not members:
+            raise DataError(f"region {region!r} has queries and no database session")
+        joined = Traverse.joined([databases[i] for i in members])
+        rows = normalised(np.concatenate([of_databases[i] for i in members]))
+        index = PlaceIndex(rows.shape[1])
+        index.add(np.arange(len(rows), dtype=np.int64), rows)
+        for query, described in zip(queries, of_queries, strict=True):
+            if query.region == region:
+                pairs.append(_search_pair(index, joined, query, normalised(described), protocol))
+    return Evaluation(protocol, tuple(pairs))
+
+
+@dataclass(frozen=True)
+class Traverse:
+    """What is asked of a database: sessions are such, and several of them joined.
+
+    Attributes:
+        positions: (N, 3) float64, metres.
+        yaws: (N,) float64, radians.
+    """
+
+    name: str
+    region: str
+    condition: str
+    positions: NDArray[np.float64]
+    yaws: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, sessions: Sequence[Session]) -> Traverse:
+        """Several sessions of one region one after the other."""
+        return cls(
+            " + ".join(session.name for session in sessions),
+            sessions[0].region,
+            " + ".join(sorted({session.condition for session in sessions})),
+            np.concatenate([session.positions for session in sessions]),
+            np.concatenate([session.yaws for session in sessions]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def require_poses(sessions: Sequence[Session], protocol: Protocol) -> None:
+    """Raises:
+    DataError: the protocol needs poses, and a session has none.
+    """
+    for session in sessions:
+        if protocol.frames is None and not session.labelled:
+            raise DataError(f"{session.path}: has no poses, so that nothing can be measured on it")
+
+
+def right_answers(query: Session | Traverse, database: Session | Traverse, protocol: Protocol) -> NDArray[np.bool_]:
     """Whether each database keyframe is a right answer to each query keyframe; (Q, M) bool."""
+    if protocol.frames is not None:
+        apart = np.arange(len(query))[:, None] - np.arange(len(database))[None, :]
+        return np.asarray(np.abs(apart) <= protocol.frames)
     gap = query.positions[:, None, :2] - database.positions[None, :, :2]
     right = np.linalg.norm(gap, axis=2) <= protocol.radius_m
     if protocol.heading_deg is not None:
@@ -161,19 +158,22 @@ def normalised(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(descriptors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return float(np.mean(numbers)) if numbers else float("nan")
-
-
 def _search_pair(
-    index: PlaceIndex, database: Session, query: Session, queries: NDArray[np.float32], protocol: Protocol
+    index: PlaceIndex, database: Session | Traverse, query: Session, queries: NDArray[np.float32], protocol: Protocol
 ) -> PairResult:
     right = right_answers(query, database, protocol)
-    answerable = right.any(axis=1)
+    answerable = np.asarray(right.any(axis=1))
     top = one_percent(len(database))
-    ranked, _ = index.search(queries[answerable], min(max(*RECALLS, top), len(database)))
-    ranks = first_right_rank(ranked, right[answerable])
+    ranked, similarity = index.search(queries, min(max(*RECALLS, top), len(database)))
+    ranks = first_right_rank(ranked[answerable], right[answerable])
+    best = ranked[:, 0]
+    answers = Answers(
+        best=best,
+        similarity=similarity[:, 0],
+        right=right[np.arange(len(best)), best],
+        answerable=answerable,
+        error_m=np.linalg.norm(query.positions[:, :2] - database.positions[best, :2], axis=1),
+    )
     return PairResult(
         region=query.region,
         database=database.name,
@@ -185,4 +185,5 @@ def _search_pair(
         excluded=int((~answerable).sum()),
         recalls={n: recall_at(ranks, n) for n in RECALLS},
         recall_one_percent=recall_at(ranks, top),
+        answers=answers,
     )
