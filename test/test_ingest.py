@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from support import bags
 from support.bags import START_NS, Record
+from support.ingested import ingest
 from training.__main__ import main
 from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
 from training.ingest.frames import find_extrinsic
-from training.ingest.ingest import Outcome, ingest
+from training.ingest.ingest import Outcome
 from training.ingest.report import report
 from training.ingest.select import nearest, spaced_in_place, spaced_in_time
 from training.sessions import Session
@@ -544,7 +545,7 @@ def test_what_is_no_bag_is_named(tmp_path: Path) -> None:
         "folder": "not a bag; it holds no .mcap",
         "notes.txt": "not a bag; wants a folder of rosbag2 or a file",
         "rubbish.mcap": "not an MCAP file",
-        "empty.mcap": "not an MCAP file",
+        "empty.mcap": "an empty bag",
         "rubbish.db3": "not a readable bag",
         "empty.db3": "not a readable bag",
         "rubbish.bag": "not a readable bag",
@@ -633,6 +634,7 @@ def test_the_command_tells_errors_without_a_traceback(
 
 def test_the_example_configuration_is_the_defaults() -> None:
     example = yaml.safe_load((ROOT / "config" / "ingest.yaml").read_text())
+    assert example.pop("per_bag") == {}
     assert IngestConfig(**example) == IngestConfig(region=example["region"])
     assert set(example) == set(IngestConfig.__dataclass_fields__)
 

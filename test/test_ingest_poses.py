@@ -11,10 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from support import bags
 from support.bags import START_NS, Record
+from support.ingested import ingest
 from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
 from training.ingest.geodesy import course, east_north_up
-from training.ingest.ingest import ingest
 from training.ingest.inspect import inspect
 from training.ingest.trajectory_files import read_trajectory
 from training.sessions import Session

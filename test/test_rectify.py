@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from support import bags
 from support.bags import START_NS
+from support.ingested import ingest
 from training.ingest.config import IngestConfig
-from training.ingest.ingest import ingest
 from training.ingest.rectify import Rectifier
 from training.sessions import Session
 from vpr_kd_ros.errors import DataError

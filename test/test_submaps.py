@@ -10,8 +10,8 @@ import pytest
 
 from support import bags
 from support.bags import START_NS, Record
+from support.ingested import ingest
 from training.ingest.config import IngestConfig
-from training.ingest.ingest import ingest
 from training.ingest.submaps import thin
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError

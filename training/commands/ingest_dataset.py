@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import jsonargparse
 
+from training.commands._options import config_of
 from training.ingest.dataset_frames import DatasetConfig
 from training.ingest.datasets import FORMATS, ingest_dataset
 
@@ -37,7 +36,7 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Write each folder's session and print what came of it."""
-    config = DatasetConfig(**{option.name: getattr(args, option.name) for option in fields(DatasetConfig)})
+    config = config_of(DatasetConfig, parser(), args)
     for folder in args.folders:
         session, count, notices = ingest_dataset(args.format, folder, args.out, config)
         print("\n".join([f"{session}: {count} keyframes", *(f"  NOTICE {notice}" for notice in notices)]))

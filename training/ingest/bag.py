@@ -1,7 +1,8 @@
 """Recorded bags behind one face: rosbag2 folders (MCAP, sqlite3), single .mcap and .db3 files, rosbag1 .bag files.
 
 Needs no ROS. The messages that are read here have kept their definition through all releases of ROS 2, so a bag without
-definitions, or with a custom type that does not parse, is read like any other.
+definitions, or with a custom type that does not parse, is read like any other; of custom types only Livox's is read, by
+its definition in the bag.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import heapq
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -18,14 +19,21 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import yaml
+from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag1 import Reader as Rosbag1Reader
 from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
+from training.ingest import livox
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.mcap_file import McapFile
+from vpr_kd_ros.recording import TypeDefinition
 
 SUFFIXES = (".mcap", ".db3", ".bag")
+_HALF_WRITTEN = (
+    "half-written, its recorder was killed before it stored the messages, and nothing can be recovered; record to MCAP "
+    "(ros2 bag record -s mcap), which survives this"
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,17 @@ class _FileTopic(Protocol):
     def encoding(self) -> str: ...
     @property
     def count(self) -> int: ...
+    @property
+    def definition(self) -> TypeDefinition: ...
 
 
 class _File(Protocol):
     @property
     def topics(self) -> Mapping[str, _FileTopic]: ...
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]: ...
+    def messages(
+        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+    ) -> Iterator[tuple[str, int, bytes]]: ...
 
 
 class Bag:
@@ -70,6 +82,7 @@ class Bag:
         self.path = Path(path)
         self.topics: dict[str, Topic] = {}
         self._notices: list[str] = []
+        self._livox_readers: dict[str, livox.LivoxReader] = {}
         metadata = self._metadata()
         self.files = self._find_files(metadata)
         self._expected: int | None = metadata.get("message_count")
@@ -109,15 +122,22 @@ class Bag:
         """What the owner should know about the bag; complete once it was read through."""
         return [*self._notices, *(line for source in self._sources for line in self._damage_of(source))]
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """Topic, time of recording (ns) and serialized bytes of each message of the topics (None: all).
+    def messages(
+        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Topic, time of recording (ns) and serialized bytes of each message.
 
         Nearly in the order of recording; the order is the same every time.
+
+        Args:
+            topics: those wanted; None means all.
+            times: of each topic the times of recording wanted, in place of ``topics``: an indexed MCAP file is read
+                only where they are.
 
         Raises:
             DataError: a file that is not MCAP is damaged.
         """
-        streams = [source.messages(topics) for source in self._sources]
+        streams = [source.messages(topics, times) for source in self._sources]
         if len(streams) > 1:
             yield from heapq.merge(*streams, key=lambda message: message[1])
         else:
@@ -130,12 +150,25 @@ class Bag:
             DataError: the bytes are not a message of the topic's type.
         """
         kind = self.topics[topic].type
+        if kind in livox.TYPES:
+            return self._livox(topic, data)
         try:
             if self.topics[topic].encoding == "ros1":
                 return _types(Stores.ROS1_NOETIC).deserialize_ros1(data, kind)
             return _types(Stores.ROS2_JAZZY).deserialize_cdr(data, kind)
         except Exception as error:  # damaged bytes make the deserializer fail in as many ways as it has lines
             raise DataError(f"{topic}: {len(data)} bytes are not a {kind}: {error}") from error
+
+    def _livox(self, topic: str, data: bytes) -> Any:
+        try:
+            if topic not in self._livox_readers:
+                known = (source.topics[topic].definition for source in self._sources if topic in source.topics)
+                definition = next((d for d in known if d.text), TypeDefinition(""))
+                reader = livox.LivoxReader(self.topics[topic].type, definition.text, definition.encoding)
+                self._livox_readers[topic] = reader
+            return self._livox_readers[topic].read(data, self.topics[topic].encoding == "ros1")
+        except DataError as error:
+            raise DataError(f"{topic}: {error}") from error
 
     def stamp_ns(self, topic: str, data: bytes) -> int:
         """Stamp of the header that the serialized bytes begin with, nanoseconds; nothing else is decoded.
@@ -172,7 +205,7 @@ class Bag:
             if self.path.suffix not in SUFFIXES:
                 raise DataError(f"{self.path}: not a bag; wants a folder of rosbag2 or a file {', '.join(SUFFIXES)}")
             return [self.path]
-        found = [p for p in self.path.iterdir() if p.suffix in SUFFIXES or p.name.endswith((".mcap.zstd", ".db3.zstd"))]
+        found = _storage_files(self.path)
         if not found:
             raise DataError(f"{self.path}: not a bag; it holds no {', '.join(SUFFIXES)} file")
         listed = {Path(name).name for name in metadata.get("relative_file_paths") or []}
@@ -204,10 +237,7 @@ class Bag:
 
     def _why_empty(self) -> str:
         if any(path.suffix == ".db3" for path in self.files):
-            return (
-                f"{self.path}: an sqlite3 bag with 0 messages: half-written, its recorder was killed before it stored "
-                "them, and nothing can be recovered; record to MCAP (ros2 bag record -s mcap), which survives this"
-            )
+            return f"{self.path}: an sqlite3 bag with 0 messages: {_HALF_WRITTEN}{_beside(self.files)}"
         lines = [line for source in self._sources for line in self._damage_of(source)]
         return "; ".join([f"{self.path}: an empty bag, there is no message in it", *lines])
 
@@ -229,6 +259,7 @@ class _RosbagsTopic:
     type_name: str
     encoding: str
     count: int
+    definition: TypeDefinition
 
 
 class _RosbagsFile:
@@ -241,9 +272,10 @@ class _RosbagsFile:
             self._reader: Any = Rosbag1Reader(path) if ros1 else Rosbag2Reader(path)
             self._reader.open()
         except Exception as error:  # rosbags lets errors of sqlite, zstd and struct through
-            raise DataError(f"{path}: not a readable bag: {error}") from error
+            sqlite = f"; an empty or damaged sqlite3 bag: {_HALF_WRITTEN}" if path.suffix == ".db3" else ""
+            raise DataError(f"{path}: not a readable bag: {error}{sqlite}{_beside([path])}") from error
         self.topics = {
-            name: _RosbagsTopic(info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount)
+            name: _RosbagsTopic(info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount, _definition(info))
             for name, info in self._reader.topics.items()
         }
 
@@ -253,17 +285,47 @@ class _RosbagsFile:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+    def messages(
+        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+    ) -> Iterator[tuple[str, int, bytes]]:
+        topics = topics if times is None else times.keys()
         wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
         if not wanted:  # to rosbags, none means all
             return
         try:
             for connection, stamp, data in self._reader.messages(wanted):
-                yield connection.topic, stamp, data
+                if times is None or stamp in times[connection.topic]:
+                    yield connection.topic, stamp, data
         except (GeneratorExit, DataError):
             raise
         except Exception as error:
             raise DataError(f"{self.path}: damaged: {error}; record to MCAP, of which the rest can be read") from error
+
+
+def holds_messages(folder: Path) -> bool:
+    """Whether the folder is a bag: whether files with messages are in it."""
+    return bool(_storage_files(folder))
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.suffix in SUFFIXES or p.name.endswith((".mcap.zstd", ".db3.zstd"))]
+
+
+def _definition(info: Any) -> TypeDefinition:
+    text = str(info.msgdef.data)
+    encoding = "ros2idl" if info.msgdef.format == MessageDefinitionFormat.IDL else "ros2msg"
+    return TypeDefinition(text, encoding)
+
+
+def _beside(files: list[Path]) -> str:
+    """What to do where sqlite left messages beside its file."""
+    logs = [log for path in files for log in (Path(f"{path}-wal"),) if log.is_file() and log.stat().st_size]
+    if not logs:
+        return ""
+    database = str(logs[0]).removesuffix("-wal")
+    return (
+        f"; {logs[0].name} beside it may hold them: sqlite3 {database} 'PRAGMA wal_checkpoint' puts them in their place"
+    )
 
 
 @cache

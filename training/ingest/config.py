@@ -25,12 +25,17 @@ class IngestConfig:
     """
 
     region: str = field(
-        metadata={"help": "place of the drive; positions of sessions of one region share a map frame and are compared"}
+        metadata={
+            "help": "place of the drive; positions of sessions of one region share a map frame and are compared; auto: "
+            "the name of the folder that the bag is in"
+        }
     )
     condition: str = _option("unknown", "light, weather or season, as you name it")
     name: str | None = _option(None, "session name, unique among sessions used together (default: the bag's)")
     camera_topic: str = _option(AUTO, "topic of Image or CompressedImage; auto: the only one")
-    lidar_topic: str = _option(AUTO, "topic of PointCloud2; auto: the only one; none: images alone")
+    lidar_topic: str = _option(
+        AUTO, "topic of PointCloud2 or Livox's CustomMsg; auto: the only one; none: images alone"
+    )
     pose_topic: str = _option(
         AUTO,
         "topic of Odometry, PoseStamped, PoseWithCovarianceStamped or NavSatFix; tf: the transforms from map_frame to "
@@ -68,6 +73,14 @@ class IngestConfig:
     camera_info_topic: str = _option(
         AUTO, "for rectify, topic of CameraInfo; auto: camera_info beside the camera topic"
     )
+    areas: dict[str, list[float]] | None = _option(
+        None,
+        "name to [x min, y min, x max, y max], metres in the frame of the poses: keyframes in an area become a session "
+        "of their own, OUT/AREA/NAME-AREA, of the region AREA; keep such areas for validation and test",
+    )
+    area_margin_m: float = _option(
+        25.0, "keyframes outside an area but this near to it go into no session: what is tested on was not trained on"
+    )
     submap_m: float | None = _option(
         None,
         "join all scans within so many metres travelled before and after a keyframe into its cloud (default: one scan)",
@@ -90,6 +103,7 @@ class IngestConfig:
             raise ConfigError(
                 f"base_from_lidar has {len(self.base_from_lidar)} numbers; wants 6: x, y, z, roll, pitch, yaw"
             )
+        self._check_areas()
         if self.nav_origin is not None and not (
             len(self.nav_origin) == 3 and abs(self.nav_origin[0]) <= 90 and abs(self.nav_origin[1]) <= 360
         ):
@@ -107,3 +121,14 @@ class IngestConfig:
             raise ConfigError(f"name {self.name!r} cannot be the name of a folder")
         if self.camera_topic == NONE:
             raise ConfigError("camera_topic is none; a session needs images")
+
+    def _check_areas(self) -> None:
+        if not self.area_margin_m >= 0:
+            raise ConfigError(f"area_margin_m is {self.area_margin_m}; it must not be negative")
+        for area, box in (self.areas or {}).items():
+            if not area.strip() or "/" in area or area.startswith("."):
+                raise ConfigError(f"areas: {area!r} cannot be the name of a folder")
+            if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+                raise ConfigError(f"areas: {area} is {box}; wants x min, y min, x max, y max")
+        if self.areas and self.trajectory is None and self.pose_topic == NONE:
+            raise ConfigError("areas are given, and pose_topic is none: only poses tell what lies in them")

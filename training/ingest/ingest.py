@@ -1,29 +1,33 @@
-"""One bag to one session."""
+"""One bag to its sessions: one, or several where areas are cut out of the drive."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from training.ingest.areas import Part, parts_of, restrict
 from training.ingest.bag import Bag
-from training.ingest.config import IngestConfig
-from training.ingest.frames import find_extrinsic
-from training.ingest.keyframes import KeyframeReader
-from training.ingest.rectify import find_rectifier
-from training.ingest.scan import scan
+from training.ingest.config import AUTO, IngestConfig
+from training.ingest.frames import Extrinsic, find_extrinsic
+from training.ingest.keyframes import Fault, Keyframe, KeyframeReader
+from training.ingest.progress import Progress
+from training.ingest.provenance import Provenance
+from training.ingest.rectify import Rectifier, find_rectifier
+from training.ingest.scan import Scan, scan
 from training.ingest.select import Selection, select_keyframes
 from training.ingest.submaps import plan_submaps
-from training.ingest.topics import choose_topics
+from training.ingest.topics import Roles, choose_topics
 from training.sessions import Session, SessionInfo, SessionWriter
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Pose
+
+STAGES = ("scan", "keyframes")
+"""What ``ingest`` reports to its progress, in this order."""
 
 
 @dataclass(frozen=True)
@@ -45,64 +49,156 @@ class Outcome:
     notices: list[str]
 
 
-def ingest(path: str | Path, output: str | Path, config: IngestConfig) -> Outcome:
-    """Cut a bag into keyframes and write them as the session ``output/NAME``.
+def ingest(path: str | Path, output: str | Path, config: IngestConfig, progress: Progress) -> list[Outcome]:
+    """Cut a bag into keyframes and write them as the session ``output/NAME``, and one more for each area.
 
     The bag is read twice, so that memory does not grow with it: first stamps and poses, from which the keyframes are
-    chosen, then the images and clouds of those.
+    chosen, then the images and clouds of those. An ingest that was killed leaves what it has written; the next one with
+    the same files and settings goes on after the last keyframe that is whole.
 
     Raises:
         DataError: nothing can be read, topics do not fit, no keyframe is left, or another session has the name.
     """
     with Bag(path) as bag:
         roles = choose_topics(bag.topics, config)
-        source = _source(bag, config)
-        name = config.name or _name_of(bag.path)
-        folder = Path(output) / name
-        if folder.exists():
-            return _same_session(folder, source)
+        provenance = Provenance(bag, config)
+        region = bag.path.resolve().parent.name if config.region == AUTO else config.region
+        parts = parts_of(config.name or session_name(bag.path), region, config)
+        # What is there already must not be overwritten; where the drive never came into an area, nothing is.
+        outcomes = [
+            _left_alone(folder, provenance) for part in parts if (folder := Path(output) / part.folder).exists()
+        ]
+        if len(outcomes) == len(parts):
+            return outcomes
         rectifier = find_rectifier(bag, roles.camera, config)
-        found = scan(bag, roles, config)
-        selection = select_keyframes(found, config)
+        with provenance.in_background() as source:
+            found = scan(bag, roles, config, progress)
+            ingestion = _Ingestion(bag, roles, config, found, _extrinsic(roles, found, config), rectifier, progress)
+            selection = ingestion.select()
+            for part in parts:
+                chosen = restrict(selection, part, config.areas or {}, config.area_margin_m)
+                if len(chosen) and not (Path(output) / part.folder).exists():
+                    outcomes.append(ingestion.write(part, Path(output) / part.folder, chosen, source.result()))
+        if not outcomes:
+            raise DataError(
+                f"{bag.path}: no keyframe is left: all are within area_margin_m of an area, in none of them"
+            )
+        return outcomes
+
+
+@dataclass(frozen=True)
+class _Ingestion:
+    """A bag that was read through once."""
+
+    bag: Bag
+    roles: Roles
+    config: IngestConfig
+    scan: Scan
+    extrinsic: Extrinsic | None
+    rectifier: Rectifier | None
+    progress: Progress
+
+    @property
+    def labelled(self) -> bool:
+        return self.config.labelled and self.roles.pose is not None
+
+    def select(self) -> Selection:
+        selection = select_keyframes(self.scan, self.config)
         if len(selection) == 0:
-            raise DataError(f"{bag.path}: no keyframe is left: {why_none(selection, config)}")
-        extrinsic = None
-        if roles.lidar is not None:
-            extrinsic = find_extrinsic(config.base_from_lidar, found.lidar_frame, found.base_frame, found.transforms)
-        submaps = plan_submaps(found, selection, config)
-        labelled = config.labelled and roles.pose is not None
-        info = SessionInfo(
-            name=name,
-            region=config.region,
-            condition=config.condition,
-            frame_id=found.pose_frame if labelled else "",
-            topics=roles.filled(),
+            raise DataError(f"{self.bag.path}: no keyframe is left: {why_none(selection, self.config)}")
+        if self.config.areas and self.scan.trajectory is None:
+            raise DataError(
+                f"{self.bag.path}: areas are given, and the bag has no poses: only poses tell what is inside"
+            )
+        return selection
+
+    def write(self, part: Part, folder: Path, selection: Selection, source: dict[str, Any]) -> Outcome:
+        """Read the keyframes of the selection and write them as a session."""
+        config = self.config
+        info = self._info(part)
+        with SessionWriter(folder, info, resume_key=_key(info, source, selection)) as writer:
+            drops = Counter(entry["drop"] for entry in writer.remembered if "drop" in entry)
+            reader = KeyframeReader(
+                self.bag,
+                self.roles,
+                self.scan,
+                selection,
+                self.extrinsic,
+                config.require_lidar,
+                config.max_image_side_px,
+                plan_submaps(self.scan, selection, config),
+                self.rectifier,
+                first=len(writer) + drops.total(),
+                faults=[Fault(*entry["fault"]) for entry in writer.remembered if "fault" in entry],
+            )
+            for keyframe in self.progress.of(STAGES[1], _remembered(reader, writer), len(selection), reader.first):
+                if keyframe.image is None:
+                    writer.remember({"drop": keyframe.problem})
+                    drops[keyframe.problem] += 1
+                    continue
+                i = keyframe.number
+                pose = Pose(selection.positions[i], selection.quaternions[i]) if self.labelled else None
+                cloud_stamp_ns = int(selection.cloud_stamps_ns[i])
+                writer.add(int(selection.stamps_ns[i]), keyframe.image, keyframe.cloud, cloud_stamp_ns, pose)
+            notices = [*self.bag.notices, *self.scan.notices, *self._about_poses(), *reader.notices]
+            if len(writer) == 0:
+                raise DataError(f"{self.bag.path}: no keyframe could be read: {'; '.join(notices)}")
+            writer.info = replace(writer.info, sources=[{**source, "notices": notices}])
+            writer.note(selection.drops + drops, selection.offsets_ms.round(3).tolist())
+            return Outcome(folder, True, writer.info, len(writer), notices)
+
+    def _info(self, part: Part) -> SessionInfo:
+        extrinsic, rectifier = self.extrinsic, self.rectifier
+        return SessionInfo(
+            name=part.name,
+            region=part.region,
+            condition=self.config.condition,
+            frame_id=self.scan.pose_frame if self.labelled else "",
+            topics=self.roles.filled(),
             calibration={
                 **({} if extrinsic is None else extrinsic.to_dict()),
                 **({} if rectifier is None else {"rectified_intrinsics": rectifier.intrinsics.tolist()}),
-                **found.calibration,
+                **self.scan.calibration,
             },
         )
-        reader = KeyframeReader(
-            bag, roles, selection, extrinsic, config.require_lidar, config.max_image_side_px, submaps, rectifier
-        )
-        with SessionWriter(folder, info) as writer:
-            for keyframe in reader:
-                i = keyframe.number
-                writer.add(
-                    int(selection.stamps_ns[i]),
-                    keyframe.image,
-                    keyframe.cloud,
-                    int(selection.cloud_stamps_ns[i]),
-                    Pose(selection.positions[i], selection.quaternions[i]) if labelled else None,
-                )
-            drops = Counter(selection.drops) + reader.drops
-            notices = [*bag.notices, *found.notices, *_about_poses(roles.pose, labelled), *reader.notices]
-            if len(writer) == 0:
-                raise DataError(f"{bag.path}: no keyframe could be read: {'; '.join(notices)}")
-            writer.info = SessionInfo(**{**asdict(writer.info), "sources": [{**source, "notices": notices}]})
-            writer.note(drops, selection.offsets_ms.round(3).tolist())
-            return Outcome(folder, True, writer.info, len(writer), notices)
+
+    def _about_poses(self) -> list[str]:
+        topic = self.roles.pose
+        if topic is None:
+            return ["no pose topic: keyframes are spaced in time, and the session has no poses (unlabelled)"]
+        if self.labelled:
+            return [f"the positions of {topic} are written as surveyed; give --labelled false if they drift"]
+        return [f"{topic} only spaces the keyframes: the session has no poses (unlabelled)"]
+
+
+def _remembered(reader: KeyframeReader, writer: SessionWriter) -> Iterator[Keyframe]:
+    """The keyframes; before each, the writer remembers the faults that were found on the way to it."""
+    known = len(reader.faults)
+    for keyframe in reader:
+        for fault in reader.faults[known:]:
+            writer.remember({"fault": [fault.problem, fault.message, fault.error]})
+        known = len(reader.faults)
+        yield keyframe
+
+
+def _key(info: SessionInfo, source: dict[str, Any], selection: Selection) -> str:
+    """What a half-written session must have been made from, to be gone on with."""
+    digest = hashlib.sha256(json.dumps([info.name, info.region, info.calibration, source]).encode())
+    for values in (selection.images, selection.clouds, selection.stamps_ns, selection.positions, selection.quaternions):
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _extrinsic(roles: Roles, found: Scan, config: IngestConfig) -> Extrinsic | None:
+    if roles.lidar is None:
+        return None
+    return find_extrinsic(config.base_from_lidar, found.lidar_frame, found.base_frame, found.transforms)
+
+
+def session_name(path: Path) -> str:
+    """Name of a bag's session where none is given: that of its folder, or of its file without suffix."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def why_none(selection: Selection, config: IngestConfig) -> str:
@@ -118,45 +214,12 @@ def why_none(selection: Selection, config: IngestConfig) -> str:
     return "; ".join(lines) or "the camera topic has no image"
 
 
-def _name_of(path: Path) -> str:
-    path = path.resolve()
-    return path.name if path.is_dir() else path.stem
-
-
-def _about_poses(topic: str | None, labelled: bool) -> list[str]:
-    if topic is None:
-        return ["no pose topic: keyframes are spaced in time, and the session has no poses (unlabelled)"]
-    if labelled:
-        return [f"the positions of {topic} are written as surveyed; give --labelled false if they drift"]
-    return [f"{topic} only spaces the keyframes: the session has no poses (unlabelled)"]
-
-
-def _source(bag: Bag, config: IngestConfig) -> dict[str, Any]:
-    paths = [*bag.files, *(Path(p) for p in (config.trajectory, config.trajectory_stamps) if p is not None)]
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        raise DataError(f"{', '.join(missing)}: there is no such file")
-    total = sum(path.stat().st_size for path in paths)
-    files = []
-    with tqdm(total=total, desc="hash", unit="B", unit_scale=True, leave=False) as bar:
-        for path in paths:
-            digest = hashlib.sha256()
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-                    bar.update(len(block))
-            files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()})
-    # As JSON gives it back, so that it compares with what a session holds.
-    return {"bag": str(bag.path), "files": files, "settings": json.loads(json.dumps(asdict(config)))}
-
-
-def _same_session(folder: Path, source: dict[str, Any]) -> Outcome:
+def _left_alone(folder: Path, provenance: Provenance) -> Outcome:
     """Return the session at the folder if it came from the same files with the same settings."""
     session = Session(folder)
-    known: Sequence[dict[str, Any]] = session.info.sources
-    for key, what in (("files", "from other files"), ("settings", "with other settings")):
-        if len(known) != 1 or known[0].get(key) != source[key]:
-            raise DataError(
-                f"{folder}: a session of this name was written {what}; remove it, or give another --name or --out"
-            )
+    if what := provenance.difference(session.info):
+        raise DataError(
+            f"{folder}: a session of this name was written {what}; remove it, or give another --name or --out"
+        )
     notice = f"{folder}: written before from the same files with the same settings; left as it is"
     return Outcome(folder, False, session.info, len(session), [notice])

@@ -9,30 +9,45 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from training.ingest.bag import Bag
 from training.ingest.frames import Extrinsic
 from training.ingest.rectify import Rectifier
+from training.ingest.scan import Scan
 from training.ingest.select import Selection
 from training.ingest.submaps import Submaps, thin
 from training.ingest.topics import Roles
 from vpr_kd_ros.decode import cloud_from_message, image_from_message
 from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geometry import Ints
 
 BAD_IMAGE = "undecodable image"
 BAD_CLOUD = "undecodable cloud"
 NO_POINTS = "cloud without a finite point"
+LOST = "not found again on the second reading"
 PARTS = 8
 
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Number in the selection, RGB image (H, W, 3) uint8, and cloud in the base frame (M, 3) float32 or None."""
+    """Number in the selection, RGB image (H, W, 3) uint8, and cloud in the base frame (M, 3) float32 or None.
+
+    Without an image it could not be read, for the reason ``problem``.
+    """
 
     number: int
-    image: NDArray[np.uint8]
-    cloud: NDArray[np.float32] | None
+    image: NDArray[np.uint8] | None
+    cloud: NDArray[np.float32] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A message that cannot be used: the kind of problem, its number on its topic, and the error."""
+
+    problem: str
+    message: int
+    error: str
 
 
 @dataclass
@@ -48,56 +63,64 @@ class _Waiting:
 
 @dataclass
 class KeyframeReader:
-    """Reads the keyframes of a selection, in their order.
+    """Reads the keyframes of a selection, in their order, each of them or why there is none.
 
     Memory holds only the keyframes of which some messages were read and others were not yet.
 
     Attributes:
-        drops: reason to count of keyframes that could not be read; complete at the end.
-        notices: problems by kind, each with its count and its first error.
+        first: number of the first keyframe wanted; those before it were read earlier.
+        faults: messages that could not be used, those found earlier first; of each kind only the first has its error.
     """
 
     bag: Bag
     roles: Roles
+    scan: Scan
     selection: Selection
     extrinsic: Extrinsic | None
     require_cloud: bool
     max_side_px: int | None
     submaps: Submaps | None = None
     rectifier: Rectifier | None = None
-    drops: Counter[str] = field(default_factory=Counter)
-    _errors: Counter[str] = field(default_factory=Counter)
-    _first_error: dict[str, str] = field(default_factory=dict)
+    first: int = 0
+    faults: list[Fault] = field(default_factory=list)
+    _known: dict[str, set[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for fault in self.faults:
+            self._known.setdefault(fault.problem, set()).add(fault.message)
 
     @property
     def notices(self) -> list[str]:
-        return [
-            f"{problem}, {count} times, the first: {self._first_error[problem]}"
-            for problem, count in self._errors.items()
-        ]
+        """Problems by kind, each with its count and its first error."""
+        counts = Counter(fault.problem for fault in self.faults)
+        errors = {fault.problem: fault.error for fault in reversed(self.faults) if fault.error}
+        return [f"{problem}, {count} times, the first: {errors[problem]}" for problem, count in counts.items()]
 
     def __iter__(self) -> Iterator[Keyframe]:
         clouds = self._clouds()
         waiting: dict[int, _Waiting] = {}
-        next_up = 0
-        with tqdm(total=len(self.selection), desc="keyframes", unit="keyframe", leave=False) as bar:
-            for topic, message, numbers, data in self._messages(clouds):
-                entries = [waiting.setdefault(n, _Waiting(missing=1 + len(clouds[n]))) for n in numbers]
-                if topic == self.roles.camera:
-                    self._take_image(entries, data)
-                else:
-                    self._take_cloud(dict(zip(numbers, entries, strict=True)), message, data)
-                for entry in entries:
-                    entry.missing -= 1
-                while next_up in waiting and waiting[next_up].missing == 0:
-                    ready = waiting.pop(next_up)
-                    bar.update()
-                    next_up += 1
-                    problem = ready.image_problem or (ready.cloud_problem if not ready.parts else "")
-                    if ready.image is None or (problem and self.require_cloud):
-                        self.drops[problem] += 1
-                    else:
-                        yield Keyframe(next_up - 1, ready.image, self._joined(ready.parts))
+        next_up = self.first
+        for topic, message, numbers, data in self._messages(clouds):
+            entries = [waiting.setdefault(n, _Waiting(missing=1 + len(clouds[n]))) for n in numbers]
+            if topic == self.roles.camera:
+                self._take_image(entries, message, data)
+            else:
+                self._take_cloud(dict(zip(numbers, entries, strict=True)), message, data)
+            for entry in entries:
+                entry.missing -= 1
+            while next_up in waiting and waiting[next_up].missing == 0:
+                yield self._keyframe(next_up, waiting.pop(next_up))
+                next_up += 1
+        # Only where the file changed or lost bytes since the first reading.
+        for number in range(next_up, len(self.selection)):
+            entry = waiting.pop(number, _Waiting(missing=1))
+            yield self._keyframe(number, entry) if entry.missing == 0 else Keyframe(number, None, problem=LOST)
+
+    def _keyframe(self, number: int, ready: _Waiting) -> Keyframe:
+        problem = ready.image_problem or (ready.cloud_problem if not ready.parts else "")
+        if ready.image is None or (problem and self.require_cloud):
+            return Keyframe(number, None, problem=problem)
+        return Keyframe(number, ready.image, self._joined(ready.parts))
 
     def _clouds(self) -> list[list[int]]:
         """Numbers of the clouds of each keyframe."""
@@ -107,33 +130,36 @@ class KeyframeReader:
 
     def _messages(self, clouds: list[list[int]]) -> Iterator[tuple[str, int, list[int], bytes]]:
         """Topic, number of the message on it, keyframes that want it, and bytes; ends when all have what they need."""
-        wanted: dict[str, dict[int, list[int]]] = {self.roles.camera: defaultdict(list)}
-        for keyframe, message in enumerate(self.selection.images.tolist()):
-            wanted[self.roles.camera][message].append(keyframe)
+        images: dict[int, list[int]] = defaultdict(list)
+        scans: dict[int, list[int]] = defaultdict(list)
+        for keyframe in range(self.first, len(self.selection)):
+            images[int(self.selection.images[keyframe])].append(keyframe)
+            for message in clouds[keyframe]:
+                scans[message].append(keyframe)
+        wanted = {self.roles.camera: _found_by(self.scan.times_ns["camera"], images)}
         if self.roles.lidar is not None:
-            wanted[self.roles.lidar] = defaultdict(list)
-            for keyframe, messages in enumerate(clouds):
-                for message in messages:
-                    wanted[self.roles.lidar][message].append(keyframe)
-        outstanding = sum(len(messages) for messages in wanted.values())
-        counts: Counter[str] = Counter()
-        for topic, _time, data in self.bag.messages(set(wanted)):
-            message = counts[topic]
-            counts[topic] += 1
-            if message in wanted[topic]:
+            wanted[self.roles.lidar] = _found_by(self.scan.times_ns["lidar"], scans)
+        outstanding = len(images) + len(scans)
+        times = {topic: {time for time, _ in places} for topic, places in wanted.items()}
+        seen: Counter[tuple[str, int]] = Counter()
+        for topic, time, data in self.bag.messages(times=times) if outstanding else ():
+            place = (time, seen[topic, time])
+            seen[topic, time] += 1
+            if place in wanted[topic]:
                 outstanding -= 1
-                yield topic, message, wanted[topic][message], data
+                message, keyframes = wanted[topic][place]
+                yield topic, message, keyframes, data
             if outstanding == 0:
                 return
 
-    def _take_image(self, entries: list[_Waiting], data: bytes) -> None:
+    def _take_image(self, entries: list[_Waiting], message: int, data: bytes) -> None:
         try:
             image = image_from_message(self.bag.decode(self.roles.camera, data))
             if self.rectifier is not None:
                 image = self.rectifier.apply(image)
             image = shrink(image, self.max_side_px)
         except DataError as error:
-            self._note(BAD_IMAGE, str(error))
+            self._note(BAD_IMAGE, message, str(error))
             for entry in entries:
                 entry.image_problem = BAD_IMAGE
             return
@@ -147,10 +173,11 @@ class KeyframeReader:
             points = cloud_from_message(self.bag.decode(self.roles.lidar, data))
         except DataError as error:
             problem = BAD_CLOUD
-            self._note(problem, str(error))
+            self._note(problem, message, str(error))
         else:
             # Many drivers write a beam that came back from nowhere as a point in the sensor itself.
-            returned = points.any(axis=1)
+            x, y, z = points.T != 0
+            returned = x | y | z
             points = points if returned.all() else points[returned]
             if len(points):
                 points = self.extrinsic.apply(points)
@@ -158,7 +185,7 @@ class KeyframeReader:
                     self._add_part(entry, points, message, keyframe)
                 return
             problem = NO_POINTS
-            self._note(problem, f"{self.roles.lidar}: nothing but non-finite points and zeros")
+            self._note(problem, message, f"{self.roles.lidar}: nothing but non-finite points and zeros")
         for entry in entries.values():
             entry.cloud_problem = problem
 
@@ -176,9 +203,21 @@ class KeyframeReader:
             return None
         return parts[0] if self.submaps is None else thin(np.concatenate(parts), self.submaps.voxel_m)
 
-    def _note(self, problem: str, error: str) -> None:
-        self._errors[problem] += 1
-        self._first_error.setdefault(problem, error)
+    def _note(self, problem: str, message: int, error: str) -> None:
+        known = self._known.setdefault(problem, set())
+        # Of those that are read again after an interruption some are known.
+        if message not in known:
+            self.faults.append(Fault(problem, message, "" if known else error))
+            known.add(message)
+
+
+def _found_by(times: Ints, wanted: dict[int, list[int]]) -> dict[tuple[int, int], tuple[int, list[int]]]:
+    """Time of recording, and how many messages of the topic at that time come before it, to each message wanted."""
+    order = np.argsort(times, kind="stable")
+    ordered = times[order]
+    before = np.empty(len(times), dtype=np.int64)
+    before[order] = np.arange(len(times)) - np.searchsorted(ordered, ordered, side="left")
+    return {(int(times[n]), int(before[n])): (n, keyframes) for n, keyframes in wanted.items()}
 
 
 def shrink(image: NDArray[np.uint8], max_side_px: int | None) -> NDArray[np.uint8]:

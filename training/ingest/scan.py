@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
 from training.ingest.frames import BASE, transforms_of
 from training.ingest.poses import TF_TYPE, pose_source
+from training.ingest.progress import Progress
 from training.ingest.stamps import Stamps
 from training.ingest.topics import Roles
 from vpr_kd_ros.errors import DataError
@@ -24,6 +25,7 @@ class Scan:
 
     Attributes:
         stamps_ns: role ("camera", "lidar") to the stamps of its messages in the order of the bag, (N,) int64.
+        times_ns: likewise their times of recording, by which they are found again.
         trajectory: all usable poses, None without a pose source.
         lidar_frame, base_frame, pose_frame: frames of the clouds, of the body whose pose is given, and of the poses.
         transforms: static transforms, (parent, child) to (4, 4).
@@ -32,6 +34,7 @@ class Scan:
     """
 
     stamps_ns: dict[str, Ints] = field(default_factory=dict)
+    times_ns: dict[str, Ints] = field(default_factory=dict)
     trajectory: Trajectory | None = None
     lidar_frame: str = ""
     base_frame: str = BASE
@@ -41,7 +44,7 @@ class Scan:
     notices: list[str] = field(default_factory=list)
 
 
-def scan(bag: Bag, roles: Roles, config: IngestConfig) -> Scan:
+def scan(bag: Bag, roles: Roles, config: IngestConfig, progress: Progress) -> Scan:
     """Read the bag through once.
 
     Raises:
@@ -51,11 +54,12 @@ def scan(bag: Bag, roles: Roles, config: IngestConfig) -> Scan:
     sensors = {roles.camera: "camera"} if roles.lidar is None else {roles.camera: "camera", roles.lidar: "lidar"}
     static = {t.name for t in bag.topics.values() if t.type == TF_TYPE and t.name.endswith("tf_static")}
     stamps = {role: Stamps() for role in sensors.values()}
+    times = {role: array("q") for role in sensors.values()}
     source = pose_source(bag, roles, config)
     posed = set(source.topics) if source is not None else set()
     wanted = set(sensors) | static | posed
     total = sum(bag.topics[name].count for name in wanted)
-    for topic, log_time, data in tqdm(bag.messages(wanted), total=total, desc="scan", unit="msg", leave=False):
+    for topic, log_time, data in progress.of("scan", bag.messages(wanted), total):
         if topic in static:
             _add_transforms(bag, topic, data, found)
         if source is not None and topic in posed:
@@ -63,10 +67,12 @@ def scan(bag: Bag, roles: Roles, config: IngestConfig) -> Scan:
         if topic in sensors:
             role = sensors[topic]
             stamps[role].add(bag, topic, log_time, data)
+            times[role].append(log_time)
             if role == "lidar" and not found.lidar_frame:
                 found.lidar_frame = _frame_id(bag, topic, data)
     for topic, role in sensors.items():
         found.stamps_ns[role] = np.frombuffer(stamps[role].values, dtype=np.int64)
+        found.times_ns[role] = np.frombuffer(times[role], dtype=np.int64)
         found.notices.extend(stamps[role].notices(topic))
     if source is not None:
         poses = source.poses()

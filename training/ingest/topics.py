@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from training.ingest import livox
 from training.ingest.bag import Topic
 from training.ingest.config import AUTO, NONE, TF, IngestConfig
 from vpr_kd_ros.errors import DataError, did_you_mean
@@ -12,7 +13,7 @@ from vpr_kd_ros.errors import DataError, did_you_mean
 FIX_TYPE = "sensor_msgs/msg/NavSatFix"
 TYPES: dict[str, tuple[str, ...]] = {
     "camera": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
-    "lidar": ("sensor_msgs/msg/PointCloud2",),
+    "lidar": ("sensor_msgs/msg/PointCloud2", *livox.TYPES),
     "pose": (
         "nav_msgs/msg/Odometry",
         "geometry_msgs/msg/PoseStamped",
