@@ -124,6 +124,7 @@ class BagWriter:
         self._wake = threading.Condition()
         # The files that are finished, and the one that is being written.
         self._files: list[FileInformation] = []
+        self._finished_bytes = 0
         self._file = self._create()
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
@@ -199,6 +200,11 @@ class BagWriter:
     def file_count(self) -> int:
         """Files that the bag has so far."""
         return len(self._files) + (not self._file.closed)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files so far, about."""
+        return self._finished_bytes + (0 if self._file.closed else self._file.size)
 
     def close(self) -> None:
         """Write what waits, the index and ``metadata.yaml``. A second call does nothing.
@@ -338,6 +344,7 @@ class BagWriter:
         # With it, a file that is taken out of its folder is a bag.
         alone = yaml.safe_dump(self._information([information]))
         file.finish({"rosbag2": {"serialized_metadata": alone}})
+        self._finished_bytes += file.size
         file.close()
         return information
 
@@ -350,7 +357,9 @@ class BagWriter:
         write_metadata(self.path, self._information(self._files))
 
     def _information(self, files: list[FileInformation]) -> Mapping[str, object]:
-        return bag_information(files, [topic.information() for topic in self._topics.values()], self.custom)
+        dropped = {f"dropped {topic}": str(count) for topic, count in self.dropped.items() if count}
+        topics = [topic.information() for topic in self._topics.values()]
+        return bag_information(files, topics, {**self.custom, **dropped})
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -27,11 +27,19 @@ class StampOffset:
         self._lidar.append(stamp_ns)
 
     def offsets_ms(self) -> NDArray[np.float64]:
-        """(N,) milliseconds, one for each remembered cloud; empty when a sensor is missing."""
-        if not self._camera or not self._lidar:
+        """(N,) milliseconds, one for each remembered cloud that has images around it; empty when a sensor is missing.
+
+        Where no cloud has, because the clocks are far apart, the newest cloud is taken with the image nearest to it.
+        """
+        # Copies, because another thread may be adding.
+        camera = np.array(list(self._camera), dtype=np.int64)
+        lidar = np.array(list(self._lidar), dtype=np.int64)
+        if not len(camera) or not len(lidar):
             return np.empty(0)
-        camera = np.array(self._camera, dtype=np.int64)
-        lidar = np.array(self._lidar, dtype=np.int64)
+        # As many messages reach back less far of the faster sensor; what lies before has lost its partner.
+        period = (camera.max() - camera.min()) // max(1, len(camera) - 1)
+        inside = (lidar >= camera.min() - period) & (lidar <= camera.max() + period)
+        lidar = lidar[inside] if inside.any() else lidar[-1:]
         difference = camera[None, :] - lidar[:, None]
         nearest = np.abs(difference).argmin(axis=1)
         return np.asarray(difference[np.arange(len(lidar)), nearest] / 1e6)

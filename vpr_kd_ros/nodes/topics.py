@@ -9,8 +9,9 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from vpr_kd_ros.bag_topics import TopicQos
 from vpr_kd_ros.errors import DataError
-from vpr_kd_ros.recording import TopicQos
+from vpr_kd_ros.nodes.recording_quality import Publishers
 
 
 def message_class(type_name: str) -> Any:
@@ -41,10 +42,13 @@ def header_stamp_ns(serialized: bytes) -> int:
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
-def topic_type(node: Node, topic: str) -> str | None:
-    """The type of a topic as its publishers announce it; None where nobody publishes it."""
-    publishers = node.get_publishers_info_by_topic(topic)
-    return str(publishers[0].topic_type) if publishers else None
+def publishers_of(node: Node, topic: str) -> Publishers:
+    """Who publishes a topic, as the graph knows them now."""
+    found = node.get_publishers_info_by_topic(topic)
+    return Publishers(
+        types=tuple(dict.fromkeys(str(publisher.topic_type) for publisher in found)),
+        profiles=tuple(_offered(publisher.qos_profile) for publisher in found),
+    )
 
 
 def published_topics(node: Node) -> list[str]:
@@ -57,13 +61,12 @@ def published_topics(node: Node) -> list[str]:
     )
 
 
-def offered_qos(node: Node, topic: str) -> TopicQos:
-    """What all the publishers of a topic offer at least: a subscription with it hears every one of them."""
-    profiles = [publisher.qos_profile for publisher in node.get_publishers_info_by_topic(topic)]
+def _offered(profile: QoSProfile) -> TopicQos:
     return TopicQos(
-        reliable=all(profile.reliability == ReliabilityPolicy.RELIABLE for profile in profiles),
-        transient_local=all(profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for profile in profiles),
-        depth=max((profile.depth for profile in profiles), default=0) or 10,
+        reliable=profile.reliability == ReliabilityPolicy.RELIABLE,
+        transient_local=profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
+        # The graph does not tell the depth of a publisher in another process.
+        depth=profile.depth,
     )
 
 
