@@ -224,7 +224,7 @@ def test_a_diverged_training_says_so_and_keeps_no_broken_weights(
             return super().__call__(descriptors, *others) * (torch.nan if len(calls) > 3 else 1.0)
 
     calls: list[int] = []
-    monkeypatch.setattr(fit, "TripletTask", Broken)
+    monkeypatch.setattr(fit, "task_loss", Broken)
     config = replace(STUDENT, steps=30, validate_every=3)
     with pytest.raises(ConfigError, match=r"loss is nan at step 6; lower learning_rate"):
         teach(config, *sessions, tmp_path / "run")

@@ -16,7 +16,7 @@ from training.data.samplers import PlaceSampler, RelationSampler
 from training.distillation.method import Context
 from training.engine.config import TrainConfig
 from training.engine.processes import gather_objects
-from training.engine.task import TripletTask
+from training.engine.task import TaskLoss
 from training.engine.teaching import Answers, Teaching
 from training.models import EmbeddingModel
 from vpr_kd_ros.geometry import Ints
@@ -131,7 +131,7 @@ def gathered(batch: Batch) -> tuple[Batch, Ints]:
 
 
 def loss_terms(
-    batch: Batch, student: Answers, teacher: Answers | None, train: Keyframes, task: TripletTask,
+    batch: Batch, student: Answers, teacher: Answers | None, train: Keyframes, task: TaskLoss,
     teaching: Teaching | None, config: TrainConfig, progress: float,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """The weighted terms of the loss, scalars by name; their sum is the loss.

@@ -49,20 +49,37 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """The task loss: a triplet margin loss on places (see ``training.engine.task``).
+    """The task loss, on places (see ``training.engine.task``).
 
     Attributes:
-        margin: of the triplet loss, in units of the descriptors' distance.
-        batch_all: share of the steps, at the start, with every triplet that violates the margin instead of the hardest
-            one an anchor; batch-hard from scratch on small data collapses without it.
-        normalise: compare descriptors of length one; the papers compare them as they are.
+        loss: ``triplet`` (MinkLoc++, DistilVPR), ``multi-similarity`` (SciceVPR) or ``pairwise-margin`` (AdaFusion).
+        margin: of the triplets, in units of the descriptors' distance; epsilon of the multi-similarity miner; the
+            pairwise margin's a. Without a value it is the paper's: 0.2, 0.1, 1.
+        alpha, beta, base: of ``multi-similarity`` alone: sharpness for positives and negatives, and lambda.
+        boundary: of ``pairwise-margin`` alone: m, the distance that parts positives from negatives.
+        batch_all: of ``triplet`` alone: share of the steps, at the start, with every triplet that violates the margin
+            instead of the hardest one an anchor; batch-hard from scratch on small data collapses without it.
+        normalise: compare descriptors of length one; ``multi-similarity`` always does, the papers of the others not.
         weight: of the task loss in the sum.
     """
 
-    margin: float = 0.2
+    loss: Literal["triplet", "multi-similarity", "pairwise-margin"] = "triplet"
+    margin: float | None = None
+    alpha: float = 1.0
+    beta: float = 50.0
+    base: float = 0.0
+    boundary: float = 25.0
     batch_all: float = 0.0
     normalise: bool = False
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.batch_all > 0 and self.loss != "triplet":
+            raise ConfigError(f"task: batch_all is of the triplet loss, and loss is {self.loss!r}")
+        if self.margin is not None and self.margin < 0:
+            raise ConfigError(f"task: margin must not be below 0, got {self.margin}")
+        if min(self.alpha, self.beta, self.boundary) <= 0:
+            raise ConfigError("task: alpha, beta and boundary must be above 0")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from training.engine.config import TrainConfig
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.learning import Learning
 from training.engine.runs import Run
-from training.engine.task import TripletTask
+from training.engine.task import task_loss
 from training.engine.teaching import Teaching, answers
 from training.evaluation.protocol import Protocol, evaluate
 from training.models import EmbeddingModel
@@ -63,7 +63,7 @@ def fit(
         live.model.to(fabric.device)
     maps = teaching is not None and teaching.method.needs_maps
     batches = draw_batches(train, config, learning.rng, teaching)
-    task = TripletTask(config.task)
+    task = task_loss(config.task)
 
     model.train()
     with tqdm(

@@ -1,20 +1,25 @@
-"""The task loss: triplets of places.
+"""The task losses: what makes descriptors of one place alike and of different places different.
 
-DistilVPR trains teachers and students with MinkLoc++'s batch-hard triplet margin loss (margin 0.2, swapped when the
-positive is the nearer to the negative, mean over the triplets that violate the margin). The loss is
-pytorch-metric-learning's; the triplets come from the positives and negatives of ``training.data.pairing``, which are
-relations by distance and not the class labels that library's miners expect.
+The losses are pytorch-metric-learning's. Which pairs and triplets they see comes from the positives and negatives of
+``training.data.pairing``, which are relations by distance and not the class labels that library's miners expect.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
 import torch
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.reducers import AvgNonZeroReducer
+from pytorch_metric_learning.losses import ContrastiveLoss, MultiSimilarityLoss, TripletMarginLoss
+from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
+from torch.nn import functional as F
 
 from training.distillation.method import Triplets
 from training.engine.config import TaskConfig
+
+Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Anchors and their positives, anchors and their negatives: rows of a batch, int64 each."""
 
 
 def batch_hard_triplets(distance: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
@@ -40,24 +45,57 @@ def all_triplets(positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
     return anchors[pair], positives[pair], negatives
 
 
-class TripletTask:
-    """The triplet loss of a batch; batch-all for the first share of the steps if so configured, then batch-hard."""
+def informative_pairs(
+    similarity: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, epsilon: float
+) -> Pairs:
+    """The pairs that the multi-similarity loss looks at (Wang et al., CVPR 2019, Eq. 11 and 12).
 
-    def __init__(self, config: TaskConfig) -> None:
-        self._config = config
-        distance = LpDistance(normalize_embeddings=config.normalise)
-        self._distance = distance
-        self._loss = TripletMarginLoss(margin=config.margin, swap=True, distance=distance, reducer=AvgNonZeroReducer())
+    A negative is kept where it is more similar to its anchor than the anchor's least similar positive, and a positive
+    where it is less similar than the most similar negative, both with ``epsilon`` to spare. An anchor without
+    positives keeps no negatives, and the other way round.
+
+    Args:
+        similarity: (N, N) between descriptors.
+        positive, negative: (N, N) bool.
+        epsilon: above 0.
+    """
+    least = similarity.masked_fill(~positive, torch.inf).amin(dim=1, keepdim=True)
+    most = similarity.masked_fill(~negative, -torch.inf).amax(dim=1, keepdim=True)
+    anchors, positives = torch.nonzero(positive & (similarity - epsilon < most), as_tuple=True)
+    others, negatives = torch.nonzero(negative & (similarity + epsilon > least), as_tuple=True)
+    return anchors, positives, others, negatives
+
+
+class TaskLoss(ABC):
+    """A task loss as configured: ``loss`` in a subclass, called through ``__call__``.
+
+    Args:
+        config: which loss, and its constants.
+        margin: where the configuration leaves it to the loss.
+        p: norm of the distance between descriptors.
+        normalise: compare descriptors of length one.
+    """
+
+    def __init__(self, config: TaskConfig, margin: float, p: int = 2, normalise: bool = False) -> None:
+        self.config = config
+        self.margin = margin if config.margin is None else config.margin
+        self.distance = LpDistance(p=p, normalize_embeddings=normalise)
+
+    @abstractmethod
+    def loss(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """The loss without its weight; arguments as those of a call, in float32."""
 
     def hardest(self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
         """Each anchor with its hardest positive and negative; arguments as those of a call."""
         with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
-            return batch_hard_triplets(self._distance(descriptors.float()), positive, negative)
+            return batch_hard_triplets(self.distance(descriptors.float()), positive, negative)
 
     def __call__(
         self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
     ) -> torch.Tensor:
-        """The weighted loss, a scalar.
+        """The weighted loss, a scalar; zero, and with a gradient of zero, where the batch has nothing to compare.
 
         Args:
             descriptors: (N, C), of the labelled part of the batch.
@@ -66,13 +104,90 @@ class TripletTask:
         """
         # Mixed precision stops here: differences of near descriptors do not survive half precision.
         with torch.autocast(descriptors.device.type, enabled=False):
-            descriptors = descriptors.float()
-            if progress < self._config.batch_all:
-                triplets = all_triplets(positive, negative)
-            else:
-                triplets = self.hardest(descriptors, positive, negative)
-            if len(triplets[0]) == 0:
-                return descriptors.sum() * 0.0
-            placeholder = torch.zeros(len(descriptors), dtype=torch.long, device=descriptors.device)
-            loss: torch.Tensor = self._loss(descriptors, placeholder, triplets)
-            return self._config.weight * loss
+            return self.config.weight * self.loss(descriptors.float(), positive, negative, progress)
+
+
+class TripletTask(TaskLoss):
+    """MinkLoc++'s batch-hard triplets, which DistilVPR trains teachers and students with: margin 0.2, swapped when the
+    positive is the nearer to the negative, mean over the triplets that violate the margin. Batch-all for the first
+    share of the steps if so configured.
+    """
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config, margin=0.2, normalise=config.normalise)
+        self._loss = TripletMarginLoss(
+            margin=self.margin, swap=True, distance=self.distance, reducer=AvgNonZeroReducer()
+        )
+
+    def loss(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``TaskLoss``."""
+        if progress < self.config.batch_all:
+            triplets = all_triplets(positive, negative)
+        else:
+            triplets = self.hardest(descriptors, positive, negative)
+        if len(triplets[0]) == 0:
+            return descriptors.sum() * 0.0
+        placeholder = torch.zeros(len(descriptors), dtype=torch.long, device=descriptors.device)
+        loss: torch.Tensor = self._loss(descriptors, placeholder, triplets)
+        return loss
+
+
+class MultiSimilarityTask(TaskLoss):
+    """SciceVPR's multi-similarity loss, its Eq. 10 with +beta in the negative term (as in Wang et al., CVPR 2019; the
+    minus in the paper would reward similar negatives), of the pairs that ``informative_pairs`` keeps: alpha 1, beta 50,
+    lambda 0, epsilon (the margin) 0.1. Mean over all descriptors of the batch; similarities are cosines. The library
+    takes a batch in which one positive and one negative are left, or fewer, as nothing to compare.
+    """
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config, margin=0.1, normalise=True)
+        self._loss = MultiSimilarityLoss(alpha=config.alpha, beta=config.beta, base=config.base)
+
+    def loss(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``TaskLoss``."""
+        with torch.no_grad():
+            unit = F.normalize(descriptors, dim=1)
+            pairs = informative_pairs(unit @ unit.T, positive, negative, self.margin)
+        loss: torch.Tensor = self._loss(descriptors, indices_tuple=pairs)
+        return loss
+
+
+class PairwiseMarginTask(TaskLoss):
+    """AdaFusion's loss: max(0, a + d - m) of positives and max(0, a - d + m) of negatives, d the L1 distance, m = 25,
+    a (the margin) = 1; the mean over positive pairs plus the mean over negative pairs.
+
+    The published training draws one negative pair for each positive pair; here it is every pair of the batch.
+    """
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config, margin=1.0, p=1, normalise=config.normalise)
+        self._loss = ContrastiveLoss(
+            pos_margin=config.boundary - self.margin,
+            neg_margin=config.boundary + self.margin,
+            distance=self.distance,
+            reducer=MeanReducer(),
+        )
+
+    def loss(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``TaskLoss``."""
+        pairs = (*torch.nonzero(positive, as_tuple=True), *torch.nonzero(negative, as_tuple=True))
+        loss: torch.Tensor = self._loss(descriptors, indices_tuple=pairs)
+        return loss
+
+
+TASKS: dict[str, Callable[[TaskConfig], TaskLoss]] = {
+    "triplet": TripletTask,
+    "multi-similarity": MultiSimilarityTask,
+    "pairwise-margin": PairwiseMarginTask,
+}
+
+
+def task_loss(config: TaskConfig) -> TaskLoss:
+    """The configured task loss."""
+    return TASKS[config.loss](config)
