@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from support import naive_losses as naive
+from support.contexts import prepared, terms_of
 from support.largest_tensor import LargestTensor
-from training.distillation import METHODS, DistillationMethod, build_method, rkd
+from training.distillation import METHODS, build_method, rkd
 from training.distillation.adaptor import Adaptor
 from vpr_kd_ros.errors import ConfigError
 
-SAME_SIZE_NOT_NEEDED = {"rkd", "lsdnet"}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),
     ("distilvpr", {"preset": "paper", "agents": ["tt-ss", "ts-ss", "tt-ts"]}),
@@ -121,7 +121,7 @@ ORACLES: list[tuple[str, dict[str, Any], Any]] = [
 )
 def test_terms_and_gradients_are_those_of_the_loops(name: str, options: dict[str, Any], oracle: Any) -> None:
     teacher, student = batch(0)
-    actual, expected = build_method(name, options)(teacher, student), oracle(teacher, student)
+    actual, expected = terms_of(prepared(name, options, teacher, student), teacher, student), oracle(teacher, student)
     assert actual.keys() == expected.keys()
     for term in expected:
         torch.testing.assert_close(actual[term], expected[term], rtol=1e-10, atol=1e-12, check_dtype=False)
@@ -132,14 +132,17 @@ def test_terms_and_gradients_are_those_of_the_loops(name: str, options: dict[str
 @pytest.mark.parametrize("name", METHODS)
 def test_loss_is_zero_where_the_student_is_the_teacher(name: str) -> None:
     teacher, _ = batch(1, samples=9)
-    assert sum(build_method(name, {})(teacher, teacher.clone()).values()).item() == pytest.approx(0, abs=1e-12)
+    one_map = ((3, 4),)  # of several, AFD compares each with every other
+    method = prepared(name, {}, teacher, teacher, one_map)
+    assert sum(terms_of(method, teacher, teacher.clone(), one_map).values()).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradient_reaches_the_student_and_not_the_teacher(name: str) -> None:
     teacher, student = batch(2)
+    method = prepared(name, {}, teacher, student)
     teacher.requires_grad_()
-    sum(build_method(name, {})(teacher, student).values()).backward()
+    sum(terms_of(method, teacher, student).values()).backward()
     assert teacher.grad is None
     assert student.grad.abs().max() > 0
 
@@ -147,14 +150,14 @@ def test_gradient_reaches_the_student_and_not_the_teacher(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_sizes_that_differ(name: str) -> None:
     teacher, student = batch(3, channels=7)[0], batch(3)[1]
-    method = build_method(name, {})
-    if name in SAME_SIZE_NOT_NEEDED:
-        assert all(term.isfinite() for term in method(teacher, student).values())
+    method = prepared(name, {}, teacher, student)
+    if not method.needs_equal_dims:
+        assert all(term.isfinite() for term in terms_of(method, teacher, student).values())
         return
     with pytest.raises(ConfigError, match="adaptor: teacher"):
-        method(teacher, student)
+        terms_of(method, teacher, student)
     method.adaptor = Adaptor("student", teacher_dim=7, student_dim=4)
-    sum(method(teacher, student).values()).backward()
+    sum(terms_of(method, teacher, student).values()).backward()
     assert student.grad.isfinite().all()
     assert method.adaptor.linear.weight.grad.abs().max() > 0
 
@@ -216,8 +219,9 @@ def test_degenerate_batches_give_finite_losses_and_gradients(
 ) -> None:
     teacher, student = (x.to(dtype) for x in degenerate(case))
     student.requires_grad_()
+    method = prepared(name, options, teacher, student)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = build_method(name, options)(teacher, student)
+        terms = terms_of(method, teacher, student)
     assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values()), terms
     # As under a gradient scaler: the sums of the preset `paper` over far points exceed what float16 can hold.
     scale = 1e-3 if dtype == torch.float16 else 1.0
@@ -228,10 +232,10 @@ def test_degenerate_batches_give_finite_losses_and_gradients(
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_autocast_does_not_change_the_loss(name: str, options: dict[str, Any]) -> None:
     teacher, student = (x.float().detach() for x in batch(8))
-    method = build_method(name, options)
-    plain = method(teacher, student)
+    method = prepared(name, options, teacher, student)
+    plain = terms_of(method, teacher, student)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert method(teacher, student) == plain
+        assert terms_of(method, teacher, student) == plain
 
 
 def test_autocast_does_not_reach_the_adaptor() -> None:
@@ -251,21 +255,25 @@ def test_shapes_that_are_no_batch_of_pairs_are_refused() -> None:
         method(torch.zeros(2), torch.zeros(2))
 
 
-def largest(method: DistillationMethod, samples: int, channels: int) -> int:
+def largest(name: str, options: dict[str, Any], samples: int, channels: int) -> int:
     teacher, student = batch(9, samples, channels)
+    method = prepared(name, options, teacher, student)
     with LargestTensor() as mode:
-        sum(method(teacher, student).values()).backward()
+        sum(terms_of(method, teacher, student).values()).backward()
     return mode.entries
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+OF_DESCRIPTORS = [(name, options) for name, options in VARIANTS if not build_method(name, options).needs_maps]
+
+
+@pytest.mark.parametrize(("name", "options"), OF_DESCRIPTORS, ids=str)
 def test_nothing_of_pairs_times_channels_is_held(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rkd, "BLOCK_ENTRIES", 1)
     samples, channels = 40, 60
     allowed = max(samples * channels, channels * channels if name == "mkd" else 0)
-    assert largest(build_method(name, options), samples, channels) <= allowed
+    assert largest(name, options, samples, channels) <= allowed
 
 
 def test_blocks_of_angles_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

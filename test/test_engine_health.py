@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from support.contexts import maps_of, prepared
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
-from training.distillation import METHODS, build_method
+from training.distillation import METHODS
 from training.engine import fit
 from training.engine.batches import Batch, loss_terms
 from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig
@@ -199,12 +200,14 @@ def test_no_odd_batch_spoils_the_weights(normalise: bool, batch_all: float) -> N
                         change(student)
                         if changed == "both":
                             change(taught)
-                        model, method = Table(student), build_method(name, {})
+                        model, method = Table(student), prepared(name, {}, taught, student)
                         learning = Learning(fabric, model, method, config)
                         teaching = Teaching(method, taught.numpy())
+                        teacher = Answers(taught, maps_of(taught)) if method.needs_maps else None
                         for step in range(2):
+                            rows = learning.learner(torch.arange(6))
                             terms = loss_terms(
-                                Batch(np.arange(6), 5), Answers(learning.learner(torch.arange(6))), None,
+                                Batch(np.arange(6), 5), Answers(rows, maps_of(rows)), teacher,
                                 Places(positions), TripletTask(task), teaching, config, step / 2,  # type: ignore[arg-type]
                             )  # fmt: skip
                             learning.update(terms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from support.sessions import loop_session
 from training.data.pairing import Pairing
 from training.data.samplers import BatchConfig
-from training.distillation import METHODS
+from training.distillation import METHODS, build_method
 from training.engine.config import MethodConfig, ModelConfig, TrainConfig
 from training.engine.jobs import distill, teach
 from training.engine.runs import load_run
@@ -27,7 +28,13 @@ TEACHER = TrainConfig(
     ),
     **COMMON,
 )
+CAMERA_TEACHER = TrainConfig(
+    model=ModelConfig("small-resnet-gem", {"descriptor_dim": 12, "widths": [6, 8, 8]}), **COMMON
+)
 STUDENT = ModelConfig("small-resnet-gem", {"descriptor_dim": 8, "widths": [4, 8]})
+ADAPTED = {"adaptor": "teacher"}
+OPTIONS: dict[str, dict[str, Any]] = {"scicevpr": {**ADAPTED, "hand_over": False}}
+"""Of the methods that want others than an adaptor."""
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +48,23 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Session], l
 
 
 @pytest.fixture(scope="module")
-def teacher(sessions: tuple[list[Session], list[Session]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "teacher"
-    teach(TEACHER, *sessions, run)
-    return run
+def teachers(
+    sessions: tuple[list[Session], list[Session]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    runs = tmp_path_factory.mktemp("runs")
+    for name, config in (("lidar", TEACHER), ("camera", CAMERA_TEACHER)):
+        teach(config, *sessions, runs / name)
+    return {name: runs / name for name in ("lidar", "camera")}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_moves_the_student_and_keeps_it_finite(
-    name: str, sessions: tuple[list[Session], list[Session]], teacher: Path, tmp_path: Path
+    name: str, sessions: tuple[list[Session], list[Session]], teachers: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = TrainConfig(model=STUDENT, method=MethodConfig(name, {"adaptor": "teacher"}), **COMMON)
-    distill(config, *sessions, tmp_path / "run", teacher)
+    options = OPTIONS.get(name, ADAPTED)
+    config = TrainConfig(model=STUDENT, method=MethodConfig(name, options), **COMMON)
+    needs_maps = build_method(name, {key: value for key, value in options.items() if key != "adaptor"}).needs_maps
+    distill(config, *sessions, tmp_path / "run", teachers["camera" if needs_maps else "lidar"])
     weights = load_run(tmp_path / "run")[0].state_dict()
     assert all(torch.isfinite(value).all() for value in weights.values())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -18,6 +18,7 @@ from training.distillation.method import DistillationMethod
 from training.distillation.mkd import MKD
 from training.distillation.mse import MSE
 from training.distillation.rkd import RKD
+from training.distillation.scicevpr import SciceVPR
 from training.options import build
 from vpr_kd_ros.errors import ConfigError
 
@@ -32,6 +33,7 @@ METHODS: dict[str, type[DistillationMethod]] = {
     "kd": KD,
     "epcnet": EPCNet,
     "mse": MSE,
+    "scicevpr": SciceVPR,
 }
 
 
@@ -52,6 +54,8 @@ def build_method(
     own = {key: value for key, value in options.items() if key != "adaptor"}
     method: DistillationMethod = build("distillation method", METHODS, name, own)
     side = options.get("adaptor")
+    if side is not None and not method.compares_descriptors:
+        raise ConfigError(f"distillation method {name!r} compares feature maps alone: leave its option `adaptor` out")
     if side is not None:
         if teacher_dim is None or student_dim is None:
             raise ConfigError(f"distillation method {name!r}: `adaptor` needs the sizes of both descriptors")

@@ -15,6 +15,8 @@ from vpr_kd_ros.errors import ConfigError
 
 Triplets = tuple[Tensor, Tensor, Tensor]
 """Anchors, positives, negatives: rows of a batch, (T,) int64 each."""
+MapShape = tuple[int, int, int]
+"""Channels, height and width of a feature map."""
 
 
 class Context(NamedTuple):
@@ -57,6 +59,7 @@ class DistillationMethod(nn.Module):
 
     Attributes:
         adaptor: where set, it is applied first. It has weights: give ``method.parameters()`` to the optimiser.
+        compares_descriptors: the terms depend on the descriptors, so that an adaptor has something to learn.
         needs_maps: `terms_in` reads the context's feature maps, and so both networks must make some.
         needs_triplets: it reads the context's triplets.
         needs_beginning: `begin` wants to be called before the first step.
@@ -64,6 +67,7 @@ class DistillationMethod(nn.Module):
         hands_over: the student inherits weights from the teacher (``EmbeddingModel.inherit``) before the first step.
     """
 
+    compares_descriptors: bool = True
     needs_maps: bool = False
     needs_triplets: bool = False
     needs_beginning: bool = False
@@ -94,6 +98,17 @@ class DistillationMethod(nn.Module):
 
     def begin(self, beginning: Beginning) -> None:
         """Learn what is fixed before the first step; called once, where ``needs_beginning``."""
+
+    def begin_maps(self, teacher: Sequence[MapShape], student: Sequence[MapShape]) -> None:
+        """Make the weights that depend on the feature maps' sizes; called once before the optimiser is made, where
+        ``needs_maps``.
+
+        Args:
+            teacher, student: of each resolution, fine first, as the context will hold them.
+
+        Raises:
+            ConfigError: maps that the method cannot compare.
+        """
 
     def terms(self, teacher: Tensor, student: Tensor) -> dict[str, Tensor]:
         """The weighted terms for float64 descriptors teacher (N, Ct) and student (N, Cs)."""

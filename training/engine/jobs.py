@@ -19,7 +19,7 @@ from training.engine.fit import fit
 from training.engine.processes import run_processes
 from training.engine.runs import NoRun, Run, load_run
 from training.engine.teacher_cache import teacher_descriptors
-from training.engine.teaching import LiveTeacher, Teaching
+from training.engine.teaching import LiveTeacher, Teaching, map_shapes
 from training.models import EmbeddingModel, build_model
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -140,6 +140,11 @@ def _teaching(
         teacher_dim=teacher.descriptor_dim,
         student_dim=student.descriptor_dim,
     )
+    if method.needs_maps:
+        method.begin_maps(
+            map_shapes(teacher, of_teacher, preprocess, device),
+            map_shapes(student, keyframes, preprocess_of(config), device),
+        )
     if method.hands_over:
         student.inherit(teacher)
     descriptors = teacher_descriptors(path, teacher, teacher_config.model, of_teacher, preprocess, device)

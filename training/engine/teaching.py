@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.dataset import Frames, Keyframes
-from training.distillation.method import DistillationMethod
+from training.distillation.method import DistillationMethod, MapShape
 from training.engine.descriptors import model_inputs
 from training.engine.processes import gather_rows
 from training.models import EmbeddingModel
@@ -56,6 +56,27 @@ def answers(
     with captured_maps(model) as found:
         descriptors = network(*inputs)
         return Answers(descriptors, tuple(found))
+
+
+@torch.no_grad()
+def map_shapes(
+    model: EmbeddingModel, keyframes: Keyframes, preprocess: Preprocess, device: torch.device
+) -> list[MapShape]:
+    """Channels, height and width of the model's feature maps, fine first, found by describing one keyframe.
+
+    The model is moved to the device; its statistics and the sources of chance stay as they were.
+
+    Raises:
+        ConfigError: the model makes no maps of an image.
+    """
+    training = model.training
+    model.to(device).eval()
+    try:
+        frames = keyframes.frames([0], model.uses_images, model.uses_clouds, model.uses_labels)
+        found = answers(model, model, frames, preprocess, device, maps=True).maps
+    finally:
+        model.train(training)
+    return [(x.shape[1], x.shape[2], x.shape[3]) for x in found]
 
 
 class LiveTeacher:
