@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.distillation.adaptor import Adaptor
+from training.distillation.afd import AFD
 from training.distillation.csd import CSD
 from training.distillation.distilvpr import DistilVPR
 from training.distillation.epcnet import EPCNet
+from training.distillation.ickd import ICKD
 from training.distillation.kd import KD
+from training.distillation.low_quality import LowQuality
 from training.distillation.lsdnet import LSDNet
 from training.distillation.method import DistillationMethod
 from training.distillation.mkd import MKD
 from training.distillation.mse import MSE
 from training.distillation.rkd import RKD
 from training.distillation.scicevpr import SciceVPR
+from training.distillation.structvpr import StructVPR
 from training.options import build
 from vpr_kd_ros.errors import ConfigError
 
@@ -33,6 +37,10 @@ METHODS: dict[str, type[DistillationMethod]] = {
     "kd": KD,
     "epcnet": EPCNet,
     "mse": MSE,
+    "structvpr": StructVPR,
+    "afd": AFD,
+    "ickd": ICKD,
+    "low-quality": LowQuality,
     "scicevpr": SciceVPR,
 }
 

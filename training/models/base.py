@@ -49,7 +49,10 @@ class EmbeddingModel(nn.Module):
         Raises:
             ConfigError: nothing is handed over between the two models.
         """
-        raise ConfigError(f"{type(self).__name__} takes nothing over from {type(teacher).__name__}: choose scicevpr")
+        raise ConfigError(
+            f"{type(self).__name__} takes nothing over from {type(teacher).__name__}; model.name scicevpr does from a "
+            "super-cricavpr: for other pairs set method.options.hand_over to false"
+        )
 
     def initialise(self, images: Iterable[Tensor]) -> None:
         """Set, once before training, what is computed from training images and not learnt; most models have nothing.

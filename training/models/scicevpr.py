@@ -214,7 +214,8 @@ class SciceVPR(RegionEncoder):
         """
         if not isinstance(teacher, SuperCricaVPR):
             raise ConfigError(
-                f"SciceVPR inherits from super-cricavpr only, and the teacher is {type(teacher).__name__}"
+                f"SciceVPR inherits from super-cricavpr only, and the teacher is {type(teacher).__name__}; set "
+                "method.options.hand_over to false for it"
             )
         ours, theirs = self.features.fuse, teacher.features.fuse
         if ours.weight.shape != theirs.weight.shape:
