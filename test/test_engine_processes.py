@@ -35,7 +35,7 @@ CONFIG = replace(STUDENT, task=TaskConfig(margin=5.0), devices=2)
 PARTS = (Batch(np.array([0, 1, 24, 25, 60], dtype=np.int64), 4), Batch(np.array([9, 33, 25, 70, 50, 61, 13]), 3))
 """What two processes drew: different numbers of keyframes, some with poses (0 to 47) at the front, one drawn twice."""
 ADAPTED = {"adaptor": "teacher"}
-OPTIONS: dict[str, dict[str, Any]] = {}
+OPTIONS: dict[str, dict[str, Any]] = {"afd": {}, "ickd": {}}
 """Of the methods that want others than an adaptor."""
 
 

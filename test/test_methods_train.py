@@ -33,7 +33,7 @@ CAMERA_TEACHER = TrainConfig(
 )
 STUDENT = ModelConfig("small-resnet-gem", {"descriptor_dim": 8, "widths": [4, 8]})
 ADAPTED = {"adaptor": "teacher"}
-OPTIONS: dict[str, dict[str, Any]] = {"scicevpr": {**ADAPTED, "hand_over": False}}
+OPTIONS: dict[str, dict[str, Any]] = {"scicevpr": {**ADAPTED, "hand_over": False}, "afd": {}, "ickd": {}}
 """Of the methods that want others than an adaptor."""
 
 
