@@ -110,15 +110,18 @@ def cloud_from_message(msg: Any) -> NDArray[np.float32]:
     strides = (row_step, point_step)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is removed below
         if layout == [(kind, first + i * size) for i in range(3)]:
-            source = np.ndarray((height, width, 3), order + kind, data, first, (*strides, size))
-            points = np.asarray(source, dtype=np.float32)
+            # A point at a time; number by number, NumPy copies several times slower.
+            triples = np.ascontiguousarray(np.ndarray((height, width), f"V{3 * size}", data, first, strides))
+            points = np.asarray(triples.view(order + kind).reshape(height, width, 3), dtype=np.float32)
         else:
             points = np.empty((height, width, 3), dtype=np.float32)
             for i, (kind, offset) in enumerate(layout):
                 points[:, :, i] = np.ndarray((height, width), order + kind, data, offset, strides)
     flat = np.ascontiguousarray(points).reshape(-1, 3)
-    finite = np.isfinite(flat)
-    return flat if finite.all() else flat[finite.all(axis=1)]
+    # Column by column: NumPy reduces over an axis of three many times slower.
+    x, y, z = np.isfinite(flat).T
+    finite = x & y & z
+    return flat if finite.all() else np.compress(finite, flat, axis=0)
 
 
 def stamp_ns(header: Any) -> int:

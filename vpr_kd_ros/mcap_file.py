@@ -3,15 +3,17 @@
 A recorder that was killed, a full disk or a bad sector leaves a file that ordinary readers refuse as a whole, because
 its index is at the end. Read from the front, all but the damage comes out: chunks whose checksum fails are left out one
 by one, and a file that ends in the middle of a record ends there. A file with its index is read chunk by chunk where
-the index says they are, in the order of time; the next chunk is read, unpacked and checked meanwhile.
+the index says they are, in the order of time; the next chunks are unpacked and checked meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
+import os
 import struct
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -40,7 +42,11 @@ _MALFORMED = (
     RuntimeError,
     MemoryError,
 )
+WORKERS = 2
+AHEAD_BYTES = 64 << 20
+"""Chunks are unpacked ahead as long as they are together no larger than this."""
 _RECORD = struct.Struct("<BQ")  # opcode and length, before the content of each record
+_CHUNK = struct.Struct("<QQQII")  # start and end time, size, CRC, length of the name of its compression
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time, before the data of a message
 _INDEX = struct.Struct("<BQHI")  # opcode, length, channel and bytes of entries, before the index of a chunk's messages
 
@@ -222,21 +228,24 @@ class McapFile:
         damage = Damage()
         waiting: list[tuple[int, int, Channel, Message]] = []
         number = 0
-        with _open(self.path) as stream, ThreadPoolExecutor(1, "mcap") as ahead:
+        with _open(self.path) as stream, ThreadPoolExecutor(WORKERS, "mcap") as pool:
             order = sorted(self._chunks, key=lambda chunk: (chunk.message_start_time, chunk.chunk_start_offset))
             if wanted.times is not None:
                 order = [chunk for chunk in order if self._may_hold(stream, chunk, wanted)]
-            coming = [ahead.submit(self._chunk_at, stream, chunk.chunk_start_offset, damage) for chunk in order[:1]]
+            coming: deque[Future[list[Any] | None]] = deque()
             for place in range(len(order)):
-                last = place + 1 == len(order)
-                records = coming.pop().result()
-                if not last:
-                    offset = order[place + 1].chunk_start_offset
-                    coming.append(ahead.submit(self._chunk_at, stream, offset, damage))
-                for channel, message in known.messages(records, wanted):
+                ahead = place + len(coming)
+                while ahead < len(order) and _is_little(order[place + 1 : ahead + 1]):
+                    coming.append(pool.submit(self._chunk_at, stream.fileno(), order[ahead]))
+                    ahead += 1
+                records = coming.popleft().result()
+                if records is None:
+                    damage.chunks += 1
+                for channel, message in known.messages(records or [], wanted):
                     # The number keeps messages of one time in the order in which they were written.
                     heapq.heappush(waiting, (message.log_time, number, channel, message))
                     number += 1
+                last = place + 1 == len(order)
                 while waiting and (last or waiting[0][0] < order[place + 1].message_start_time):
                     _, _, channel, message = heapq.heappop(waiting)
                     yield channel, known, message
@@ -264,37 +273,49 @@ class McapFile:
         records: Iterator[Any] = reader.records
         return records
 
-    def _chunk_at(self, stream: BinaryIO, offset: int, damage: Damage) -> list[Any]:
+    def _chunk_at(self, file: int, index: ChunkIndex) -> list[Any] | None:
+        """Records of the chunk, None where it is damaged; reads at its place, so that several threads may."""
         try:
-            stream.seek(offset)
-            record = next(self._records(stream, skip_magic=True), None)
-        except (OSError, *_MALFORMED):
-            record = None
-        if not isinstance(record, Chunk):
-            damage.chunks += 1
-            return []
-        return self._unpacked(record, damage)
+            data = os.pread(file, index.chunk_length, index.chunk_start_offset)
+            opcode, length = _RECORD.unpack_from(data)
+            start, end, size, crc, named = _CHUNK.unpack_from(data, _RECORD.size)
+            at = _RECORD.size + _CHUNK.size + named
+            (stored,) = struct.unpack_from("<Q", data, at)
+            at += 8
+            if opcode != Opcode.CHUNK or _RECORD.size + length != len(data) or at + stored > len(data):
+                return None
+            compression = data[at - 8 - named : at - 8].decode()
+        except (OSError, OverflowError, MemoryError, struct.error, UnicodeDecodeError):
+            return None
+        # Decompressors read the bytes where they are; what is not compressed becomes the chunk.
+        body = memoryview(data)[at : at + stored] if compression else data[at : at + stored]
+        return self._records_of(Chunk(compression, body, end, start, crc, size))
 
     def _unpacked(self, record: Any, damage: Damage) -> list[Any]:
         """Return the records of a chunk, or the record itself; nothing of a chunk that is damaged."""
         if not isinstance(record, Chunk):
             return [record]
+        records = self._records_of(record)
+        if records is None:
+            damage.chunks += 1
+        return records or []
+
+    def _records_of(self, chunk: Chunk) -> list[Any] | None:
         try:
-            return _split(record)
+            return _split(chunk)
         except UnsupportedCompressionError as error:
-            package = {"zstd": "zstandard"}.get(record.compression, record.compression)
+            package = {"zstd": "zstandard"}.get(chunk.compression, chunk.compression)
             raise MissingDependencyError(
-                f"{self.path}: its chunks are compressed with {record.compression}: pip install {package}"
+                f"{self.path}: its chunks are compressed with {chunk.compression}: pip install {package}"
             ) from error
         except Exception:  # the decompressors have exceptions of their own, and each means the same
-            damage.chunks += 1
-            return []
+            return None
 
     def _read_index(self) -> bool:
         try:
             with _open(self.path) as stream:
                 summary = SeekingReader(stream, record_size_limit=self._size).get_summary()
-        except _MALFORMED:
+        except (OSError, *_MALFORMED):  # OSError: too short to have an end
             return False
         if summary is None or summary.statistics is None:
             return False
@@ -321,6 +342,10 @@ class McapFile:
             self.topics[channel.topic] = known.topic(channel, count)
         else:
             self.topics[channel.topic] = replace(before, count=before.count + count)
+
+
+def _is_little(chunks: list[ChunkIndex]) -> bool:
+    return len(chunks) <= WORKERS and sum(chunk.uncompressed_size for chunk in chunks) <= AHEAD_BYTES
 
 
 def _split(chunk: Chunk) -> list[Any]:

@@ -178,7 +178,7 @@ class KeyframeReader:
             # Many drivers write a beam that came back from nowhere as a point in the sensor itself.
             x, y, z = points.T != 0
             returned = x | y | z
-            points = points if returned.all() else points[returned]
+            points = points if returned.all() else np.compress(returned, points, axis=0)
             if len(points):
                 points = self.extrinsic.apply(points)
                 for keyframe, entry in entries.items():

@@ -1,10 +1,14 @@
-"""Which files a session was made from, and whether one that is there was made from the same."""
+"""Which files a session was made from, and whether one that is there was made from the same.
+
+Files are told apart by size, time of writing and CRC-32 of all their bytes. It tells damage and mix-ups, not forgery,
+and costs a tenth of what SHA-256 does, which took longer than all the rest of an ingest.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,14 +42,14 @@ class Provenance:
         self._stop = threading.Event()
 
     def source(self) -> dict[str, Any]:
-        """Plain values for the session: the bag, its files with sizes, times and SHA-256, and the settings."""
-        files = [{**self._look(path), "sha256": self._hash(path)} for path in self._paths]
+        """Plain values for the session: the bag, its files with sizes, times and checksums, and the settings."""
+        files = [{**self._look(path), "crc32": self._checksum(path)} for path in self._paths]
         return {"bag": self._bag, "files": files, "settings": self._settings}
 
     @contextmanager
     def in_background(self) -> Iterator[Future[dict[str, Any]]]:
-        """``source()`` as a future; hashing takes about as long as reading, and another core can do it."""
-        with ThreadPoolExecutor(1, "hash") as pool:
+        """``source()`` as a future: the files are read for it while others read them too, once from the disk."""
+        with ThreadPoolExecutor(1, "checksum") as pool:
             try:
                 yield pool.submit(self.source)
             finally:
@@ -61,8 +65,8 @@ class Provenance:
         looks = [self._look(path) for path in self._paths]
         files = known.get("files", [])
         if [{key: file.get(key) for key in ("name", "bytes", "mtime_ns")} for file in files] != looks:
-            sums = [(file.get("name"), file.get("sha256")) for file in files]
-            if sums != [(path.name, self._hash(path)) for path in self._paths]:
+            sums = [(file.get("name"), file.get("crc32")) for file in files]
+            if sums != [(path.name, self._checksum(path)) for path in self._paths]:
                 return "from other files"
         return "" if {**defaults, **known.get("settings", {})} == self._settings else "with other settings"
 
@@ -70,12 +74,12 @@ class Provenance:
         found = path.stat()
         return {"name": path.name, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
-    def _hash(self, path: Path) -> str:
-        digest = hashlib.sha256()
+    def _checksum(self, path: Path) -> str:
+        value = 0
         try:
             with path.open("rb") as stream:
                 while not self._stop.is_set() and (block := stream.read(BLOCK)):
-                    digest.update(block)
+                    value = zlib.crc32(block, value)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        return digest.hexdigest()
+        return f"{value:08x}"
