@@ -94,8 +94,13 @@ class McapWriter:
 
     @property
     def size(self) -> int:
-        """Bytes of the file so far and of the chunk that is being filled, before its compression."""
-        return self._position + self._chunk_size
+        """Bytes of the file so far."""
+        return self._position
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of the chunk that is being filled, before its compression."""
+        return self._chunk_size
 
     def add_topic(
         self, topic: str, type_name: str, encoding: str, definition: str, metadata: Mapping[str, str]

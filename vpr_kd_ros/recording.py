@@ -203,8 +203,13 @@ class BagWriter:
 
     @property
     def size(self) -> int:
-        """Bytes of its files so far, about."""
+        """Bytes of its files so far."""
         return self._finished_bytes + (0 if self._file.closed else self._file.size)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """Bytes that will need room on the disk, before compression: what waits, and the chunk that is being filled."""
+        return self._queue_bytes + self._file.chunk_size
 
     def close(self) -> None:
         """Write what waits, the index and ``metadata.yaml``. A second call does nothing.
@@ -299,7 +304,8 @@ class BagWriter:
             return False
         # The distance, because a clock that is set back would otherwise never come to the end of a file.
         too_long = self._max_file_ns and abs(stamp_ns - self._file.start_ns) >= self._max_file_ns
-        return bool(too_long or (self._max_file_bytes and self._file.size >= self._max_file_bytes))
+        size = self._file.size + self._file.chunk_size
+        return bool(too_long or (self._max_file_bytes and size >= self._max_file_bytes))
 
     def _split(self, stamp_ns: int) -> None:
         self._files.append(self._finish_file())

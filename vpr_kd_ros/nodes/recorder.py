@@ -208,8 +208,8 @@ class Recorder(VprNode[RecorderParameters]):
         if self.config.max_duration_s and now - self._started_s >= self.config.max_duration_s:
             self.logger.info(f"{self.config.max_duration_s:g} s recorded")
             self.request_stop()
-        # What waits in memory has to fit as well.
-        free_mb = (self._free_bytes(writer) - writer.queue_bytes) // MEGABYTE
+        # What is still in memory has to fit as well.
+        free_mb = (self._free_bytes(writer) - writer.unwritten_bytes) // MEGABYTE
         if free_mb < self.config.min_free_mb:
             self.logger.error(f"{writer.path}: only {free_mb} MB left on the disk, stopping ('min_free_mb')")
             self.request_stop(1)
