@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.sessions import loop_session
 from training.data.dataset import Keyframes
-from training.data.pairing import Pairing, place_masks
+from training.data.pairing import Pairing, place_masks, same_place
 from training.data.samplers import BatchConfig, PlaceSampler, RelationSampler, nearest_in_other_sessions
 from training.engine.task import TaskConfig, TripletTask, all_triplets, batch_hard_triplets
+from training.evaluation.protocol import Protocol, right_answers
 from vpr_kd_ros.errors import ConfigError, DataError
 
 
@@ -167,3 +170,34 @@ def test_a_batch_without_triplets_costs_nothing_and_breaks_nothing(progress: flo
     assert loss.item() == 0.0
     assert descriptors.grad is not None
     assert (descriptors.grad == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    places=st.lists(st.tuples(*[st.floats(-60, 60)] * 2, st.floats(-7, 7)), min_size=1, max_size=8),
+    others=st.lists(st.tuples(*[st.floats(-60, 60)] * 2, st.floats(-7, 7)), min_size=1, max_size=8),
+    radius=st.floats(1, 60),
+    heading=st.none() | st.floats(1, 179),
+)
+def test_same_place_is_what_two_loops_say(
+    places: list[tuple[float, ...]], others: list[tuple[float, ...]], radius: float, heading: float | None
+) -> None:
+    a, b = np.array(places), np.array(others)
+    same = same_place(a[:, :2], a[:, 2], b[:, :2], b[:, 2], radius, heading)
+    for i, (x, y, yaw) in enumerate(places):
+        for j, (u, v, other) in enumerate(others):
+            apart, turned = np.hypot(x - u, y - v), np.degrees(abs(np.angle(np.exp(1j * (yaw - other)))))
+            if abs(apart - radius) > 1e-6 and (heading is None or abs(turned - heading) > 1e-6):
+                assert same[i, j] == (apart < radius and (heading is None or turned < heading))
+
+
+def test_training_and_evaluation_agree_on_what_is_the_same_place(keyframes: Keyframes) -> None:
+    one, other = keyframes.sessions[0], keyframes.sessions[1]
+    pairing = Pairing(positive_m=12, negative_m=30, heading_deg=30)
+    places, yaws = np.vstack([one.positions, other.positions]), np.concatenate([one.yaws, other.yaws])
+    positive, _ = place_masks(places, yaws, np.zeros(len(places), dtype=np.int64), pairing)
+    right = right_answers(one, other, Protocol(radius_m=12, heading_deg=30))
+    assert right.any()
+    assert np.array_equal(right, positive[: len(one), len(one) :])
+    by_distance = right_answers(one, other, Protocol(radius_m=12))
+    assert (right <= by_distance).all()

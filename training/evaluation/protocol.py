@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.pairing import same_place
 from training.evaluation.metrics import first_right_rank, one_percent, recall_at
 from training.evaluation.results import RECALLS, Answers, Evaluation, PairResult, Protocol
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
-from vpr_kd_ros.geometry import wrap_angle
 from vpr_kd_ros.index import PlaceIndex
 
 __all__ = [
@@ -144,12 +144,9 @@ def right_answers(query: Session | Traverse, database: Session | Traverse, proto
     if protocol.frames is not None:
         apart = np.arange(len(query))[:, None] - np.arange(len(database))[None, :]
         return np.asarray(np.abs(apart) <= protocol.frames)
-    gap = query.positions[:, None, :2] - database.positions[None, :, :2]
-    right = np.linalg.norm(gap, axis=2) <= protocol.radius_m
-    if protocol.heading_deg is not None:
-        turn = np.abs(wrap_angle(query.yaws[:, None] - database.yaws[None, :]))
-        right &= turn <= np.deg2rad(protocol.heading_deg)
-    return np.asarray(right)
+    return same_place(
+        query.positions, query.yaws, database.positions, database.yaws, protocol.radius_m, protocol.heading_deg
+    )
 
 
 def normalised(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:

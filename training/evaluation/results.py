@@ -21,7 +21,8 @@ class Protocol:
 
     Attributes:
         radius_m: a result this near is right, metres.
-        heading_deg: and heads the same way within this angle; None to ignore the heading, as PointNetVLAD does.
+        heading_deg: and heads the same way within this angle, the rule of training (``training.data.pairing``); None,
+            the default, to ignore the heading, as PointNetVLAD and DistilVPR do: their numbers are by distance alone.
         frames: right is what is this many keyframes from the query's own number or less, whatever the poses, which are
             not needed then (Nordland: 1, or 10); None for the radius.
     """
@@ -33,7 +34,7 @@ class Protocol:
     def __str__(self) -> str:
         if self.frames is not None:
             return f"right within {self.frames} frames"
-        heading = "" if self.heading_deg is None else f" and {self.heading_deg:g} degrees"
+        heading = ", whichever way it heads" if self.heading_deg is None else f" and {self.heading_deg:g} degrees"
         return f"right within {self.radius_m:g} m{heading}"
 
 
