@@ -178,3 +178,72 @@ def test_record_then_demo_ends_with_the_drive(graph: Graph, tiny_student: Path, 
         assert launched.process.wait(60) == 0, launched.output
         assert "5 messages played" in launched.output
         assert launched.output.count("process has finished cleanly") == 2, launched.output
+
+
+# --- record with ros2 bag --------------------------------------------------------------------------------------------
+
+FAKE_ROS2 = """#!/bin/sh
+trap 'echo interrupted; exit 0' INT
+trap 'echo terminated; exit 0' TERM
+echo "ARGUMENTS $@"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture
+def ros2bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a machine that has ``ros2 bag``: one that prints what it is asked for."""
+    markers = tmp_path / "apt" / "share" / "ament_index" / "resource_index" / "packages"
+    markers.mkdir(parents=True)
+    for name in ("ros2bag", "rosbag2_storage_mcap"):
+        (markers / name).touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join([os.environ["AMENT_PREFIX_PATH"], str(tmp_path / "apt")]))
+    script = tmp_path / "bin" / "ros2"
+    script.parent.mkdir()
+    script.write_text(FAKE_ROS2)
+    script.chmod(0o755)
+    return {"PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}", "ROS_DISTRO": "jazzy"}
+
+
+def test_record_hands_the_recorders_arguments_to_ros2_bag(graph: Graph, ros2bag: dict[str, str], prefix: Path) -> None:
+    arguments = ["output:=drive", "topics:=[image, /lidar/points]", "namespace:=robot1", "use_sim_time:=true"]
+    arguments += ["max_file_mb:=100", "max_file_s:=60.5", "backend:=rosbag2"]
+    with Launched(graph, "record", ros2bag, *arguments) as launched:
+        launched.wait_for_output("ARGUMENTS")
+        config = prefix / "share" / "vpr_kd_ros" / "config" / "rosbag2_mcap.yaml"
+        assert config.is_file()
+        assert (
+            f"ARGUMENTS bag record --storage mcap --storage-config-file {config} --output drive "
+            "--max-bag-size 104857600 --max-bag-duration 61 --max-cache-size 268435456 --use-sim-time "
+            "--topics /robot1/image /lidar/points\n"
+        ) in launched.output
+        assert launched.node_environment()[PROFILES].endswith("fastdds.xml")
+        assert launched.end() == 0
+        # On a console the interruption reaches it by itself; here launch terminates it after some seconds.
+        assert "] terminated" in launched.output, launched.output
+
+
+def test_record_ends_ros2_bag_when_the_time_is_over(graph: Graph, ros2bag: dict[str, str]) -> None:
+    with Launched(graph, "record", ros2bag, "backend:=rosbag2", "max_duration_s:=0.5") as launched:
+        assert launched.process.wait(60) == 0
+        # The topics of the parameter file.
+        assert "--topics /camera/image_raw /lidar/points /odom /ground_truth/odom" in launched.output
+        assert "] interrupted" in launched.output
+        assert "process has finished cleanly" in launched.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["backend:=rosbag2"],
+            "needs ros2bag and rosbag2_storage_mcap, which this machine does not have: apt install",
+        ),
+        (["backend:=rosbag"], "backend: wants recorder or rosbag2, got 'rosbag'"),
+    ],
+)
+def test_record_says_why_it_cannot(graph: Graph, arguments: list[str], text: str) -> None:
+    with Launched(graph, "record", {}, *arguments) as launched:
+        assert launched.process.wait(60) == 1
+        assert text in launched.output
+        assert "process started" not in launched.output
