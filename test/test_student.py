@@ -28,7 +28,8 @@ from vpr_kd_ros.artefact import check_inert, seal
 from vpr_kd_ros.calibration import Calibration
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.preprocess import Preprocess
-from vpr_kd_ros.student import MAX_BATCH, SCHEMA, Student, StudentMetadata, fingerprint, save_student
+from vpr_kd_ros.program import fingerprint
+from vpr_kd_ros.student import MAX_BATCH, SCHEMA, Student, StudentMetadata, save_student
 
 Members = dict[str, bytes]
 METADATA = "extra/student.json"

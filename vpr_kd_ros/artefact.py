@@ -23,12 +23,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch.export.pt2_archive import PT2ArchiveReader
+import torch
 
+from vpr_kd_ros.backends import UnreadableError
 from vpr_kd_ros.errors import DataError
 
 METADATA = "student.json"
 """Name of our metadata among the archive's extra files."""
+ONNX = "onnx/student.onnx"
+"""Member that holds the same student as a sealed ONNX model (``vpr_kd_ros.onnx_file``); torch passes over it."""
 
 SEAL = b"vpr_kd_ros student sha256 "
 _END_OF_ZIP = b"PK\x05\x06"
@@ -38,9 +41,10 @@ _DIGEST_LENGTH = 64
 _MEMBERS = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
-    r"|models/model\.json|data/sample_inputs/model\.pt|extra/student\.json"
+    r"|models/model\.json|data/sample_inputs/model\.pt|extra/student\.json|onnx/student\.onnx"
     r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
 )
+_WRITTEN_BY_THE_WRITER = {"byteorder", ".data/version", ".data/serialization_id"}
 _OPERATORS = re.compile(
     r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"
     r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast)"
@@ -63,16 +67,12 @@ def seal(archive: bytes) -> bytes:
     return head + hashlib.sha256(head).hexdigest().encode()
 
 
-def read_sealed(path: Path) -> bytes:
-    """The bytes of a sealed archive, whole and unchanged since it was sealed.
+def check_seal(path: Path, data: bytes) -> None:
+    """Refuse an archive that is not whole and unchanged since it was sealed.
 
     Raises:
-        DataError: the file cannot be read, is not a student artefact, or was changed.
+        DataError: it is not a student artefact, or was changed.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not data.startswith(b"PK\x03\x04"):
         raise DataError(
             f"{path}: not a student artefact (not a zip archive); export one with `python -m training export`"
@@ -81,7 +81,6 @@ def read_sealed(path: Path) -> bytes:
         raise DataError(f"{path}: not a student artefact, or its end is missing; copy or export it again")
     if hashlib.sha256(data[:-_DIGEST_LENGTH]).hexdigest().encode() != data[-_DIGEST_LENGTH:]:
         raise DataError(f"{path}: damaged (its content does not fit its SHA-256); copy or export it again")
-    return data
 
 
 def read_metadata(path: Path, archive: bytes) -> dict[str, Any]:
@@ -91,12 +90,38 @@ def read_metadata(path: Path, archive: bytes) -> dict[str, Any]:
         DataError: it holds none.
     """
     try:
-        values = json.loads(PT2ArchiveReader(io.BytesIO(archive)).read_bytes(f"extra/{METADATA}"))
+        values = json.loads(_reader(path, archive).read_bytes(f"extra/{METADATA}"))
     except (RuntimeError, ValueError) as error:
         raise DataError(f"{path}: not a student artefact (no readable {METADATA} in it)") from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: not a student artefact ({METADATA} is not a table)")
     return values
+
+
+def read_onnx(path: Path, archive: bytes) -> bytes | None:
+    """The sealed ONNX model in the archive's bytes, unchecked; None where it was exported without one."""
+    reader = _reader(path, archive)
+    return bytes(reader.read_bytes(ONNX)) if ONNX in reader.get_file_names() else None
+
+
+def with_onnx(path: Path, archive: bytes, model: bytes) -> bytes:
+    """An archive, not sealed yet, with a sealed ONNX model as one more member."""
+    from torch.export.pt2_archive import PT2ArchiveWriter
+
+    reader = _reader(path, archive)
+    buffer = io.BytesIO()
+    writer = PT2ArchiveWriter(buffer)
+    for name in reader.get_file_names():
+        if name not in _WRITTEN_BY_THE_WRITER:
+            writer.write_bytes(name, reader.read_bytes(name))
+    writer.write_bytes(ONNX, model)
+    writer.close()
+    return buffer.getvalue()
+
+
+def program_digest(path: Path, archive: bytes) -> str:
+    """SHA-256, hexadecimal, of the archive's program without its weights."""
+    return hashlib.sha256(_reader(path, archive).read_bytes("models/model.json")).hexdigest()
 
 
 def check_inert(path: Path, archive: bytes) -> None:
@@ -108,7 +133,7 @@ def check_inert(path: Path, archive: bytes) -> None:
         DataError: naming what was found.
     """
     try:
-        reader = PT2ArchiveReader(io.BytesIO(archive))
+        reader = _reader(path, archive)
         names = reader.get_file_names()
         if unknown := [name for name in names if not _MEMBERS.fullmatch(name)]:
             raise DataError(f"{path}: refused, it holds members that no student has: {unknown[:3]}")
@@ -127,6 +152,17 @@ def check_inert(path: Path, archive: bytes) -> None:
             _check_value(path, key, value)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a torch.export archive that this version knows: {error!r}") from error
+
+
+def _reader(path: Path, archive: bytes) -> Any:
+    try:
+        # Here, for an older torch has none and still runs the student's ONNX.
+        from torch.export.pt2_archive import PT2ArchiveReader
+    except ImportError:
+        raise UnreadableError(
+            f"{path}: torch {torch.__version__} reads no .pt2 archives; give the .onnx file that was exported beside it"
+        ) from None
+    return PT2ArchiveReader(io.BytesIO(archive))
 
 
 def _check_value(path: Path, key: str, value: Any) -> None:

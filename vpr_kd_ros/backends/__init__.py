@@ -6,6 +6,15 @@ from typing import Protocol
 
 import torch
 
+from vpr_kd_ros.errors import DataError
+
+BACKENDS = ("torch", "onnxruntime", "tensorrt", "torch-tensorrt")
+PRECISIONS = ("fp32", "fp16")
+
+
+class UnreadableError(DataError):
+    """This version of a runtime cannot read a network that is in order; another runtime may."""
+
 
 class Backend(Protocol):
     """What a runtime offers to ``vpr_kd_ros.student.Student``."""
