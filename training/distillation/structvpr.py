@@ -16,6 +16,10 @@ GROUPS = {"gp-d": ("D1", "D2", "D3", "D4"), "gp-s": ("S1", "S2"), "gp-r": ("R1",
 """The groups of each partition: by the ranks of both branches, of the seg-branch, of the rgb-branch."""
 
 
+TIE = 1e-9
+"""Cosines nearer than this are equal: what rounding of identical descriptors makes of one."""
+
+
 def positive_ranks(descriptors: Tensor, sessions: Tensor, queries: Tensor, positives: Tensor) -> Tensor:
     """The rank, from 1, of each positive p in the recall list of its query q.
 
@@ -27,7 +31,7 @@ def positive_ranks(descriptors: Tensor, sessions: Tensor, queries: Tensor, posit
     places apart ranks p last.
 
     Args:
-        descriptors: (M, C) of length one, of all training keyframes.
+        descriptors: (M, C) float64 of length one, of all training keyframes.
         sessions: (M,) int64, their drives.
         queries, positives: (T,) int64 keyframes.
 
@@ -37,7 +41,8 @@ def positive_ranks(descriptors: Tensor, sessions: Tensor, queries: Tensor, posit
     similarity = descriptors[queries] @ descriptors.T
     listed = sessions[positives][:, None] == sessions[None, :]
     listed.scatter_(1, queries[:, None], False)
-    return (listed & (similarity >= similarity.gather(1, positives[:, None]))).sum(dim=1).clamp(min=1)
+    least = similarity.gather(1, positives[:, None]) - TIE
+    return (listed & (similarity >= least)).sum(dim=1).clamp(min=1)
 
 
 def groups(x: Tensor, y: Tensor, partition: str, n_t: int) -> Tensor:
@@ -139,11 +144,9 @@ class StructVPR(DistillationMethod):
 
     def begin(self, beginning: Beginning) -> None:
         """Keep the descriptors of both branches, from which ranks are made as batches ask for them."""
-        self._known = Beginning(
-            F.normalize(beginning.teacher.float(), dim=1),
-            F.normalize(beginning.student.float(), dim=1),
-            beginning.sessions,
-        )
+        # In float64, because the cosines of a branch that hardly tells places apart differ by less than float32 holds.
+        teacher, student = (F.normalize(rows.double(), dim=1) for rows in (beginning.teacher, beginning.student))
+        self._known = Beginning(teacher, student, beginning.sessions)
 
     def ranks(self, queries: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
         """x and y: the ranks, from 1, by the teacher and by the student as it started, (T,) int64 each.
