@@ -22,6 +22,7 @@ COMMANDS = {
     "methods": "list the distillation methods, the teachers and the students",
     "teach": "train a model on the labelled sessions: a teacher, or a student that learns by itself",
     "distill": "train a camera student with a teacher's relations, on every session",
+    "reduce": "shorten the descriptors of a trained model by a PCA",
     "evaluate": "measure recall between traverses for a trained model",
     "export": "write a trained student as the artefact that the robot loads",
     "demo": "the whole mission on the simulated town, with a report",

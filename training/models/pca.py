@@ -10,6 +10,8 @@ from vpr_kd_ros.errors import ConfigError, DataError
 
 RELATIVE_VARIANCE = 1e-10
 """Below this part of the largest variance a direction holds rounding errors only."""
+ALIKE = 1e-12
+"""Below this part of the mean square, what descriptors differ by is rounding errors of float32."""
 
 
 class PCA(nn.Module):
@@ -52,7 +54,7 @@ class PCA(nn.Module):
         """Fit to (N, dim) descriptors, N above ``reduced``.
 
         Raises:
-            DataError: too few descriptors, not finite, or fewer directions with variance than are to be kept.
+            DataError: too few descriptors, not finite, all alike, or fewer directions with variance than are to be kept.
         """
         reduced, dim = self.weight.shape
         if descriptors.ndim != 2 or descriptors.shape[1] != dim or len(descriptors) <= reduced:
@@ -61,8 +63,10 @@ class PCA(nn.Module):
         rows = descriptors.detach().cpu().double()
         if not rows.isfinite().all():
             raise DataError("a PCA wants finite descriptors")
-        mean = rows.mean(dim=0)
+        mean, square = rows.mean(dim=0), rows.square().sum()
         rows = rows - mean
+        if not rows.square().sum() > ALIKE * square:
+            raise DataError("a PCA wants descriptors that differ, and these are all alike: was the model trained?")
         # The smaller of the two Gram matrices; their eigenvalues are the same.
         wide = len(rows) < dim
         variances, vectors = torch.linalg.eigh((rows @ rows.T if wide else rows.T @ rows) / (len(rows) - 1))
