@@ -34,6 +34,7 @@ from training.ingest.select import nearest, spaced_in_place, spaced_in_time
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.mcap_file import McapFile
+from vpr_kd_ros.recording import BagWriter, TypeDefinition
 
 MS = 1_000_000
 ROOT = Path(__file__).parent.parent
@@ -418,6 +419,93 @@ def test_parts_of_a_bag_are_read_in_their_order_without_metadata(tmp_path: Path)
     assert any("no metadata.yaml" in notice for notice in outcome.notices)
 
 
+def split_bag(path: Path, parts: list[list[Record]], storage: str) -> Path:
+    """A bag in several files, as rosbag2 splits one: one folder, one metadata.yaml that names them all."""
+    suffix = "mcap" if storage == "mcap" else "db3"
+    path.mkdir(parents=True)
+    names, topics = [], {}
+    for i, records in enumerate(parts):
+        part = bags.write_bag(path / f"part{i}", records, storage)
+        names.append(f"{path.name}_{i}.{suffix}")
+        shutil.move(part / f"part{i}.{suffix}", path / names[-1])
+        information = yaml.safe_load((part / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        for row in information["topics_with_message_count"]:
+            known = topics.setdefault(row["topic_metadata"]["name"], {**row, "message_count": 0})
+            known["message_count"] += row["message_count"]
+        shutil.rmtree(part)
+    information["relative_file_paths"] = names
+    information["message_count"] = sum(map(len, parts))
+    information["topics_with_message_count"] = list(topics.values())
+    (path / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": information}))
+    return path
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("how", ["one after the other", "overlapping", "by topic"])
+def test_a_split_bag_is_one_drive(storage: str, how: str, tmp_path: Path) -> None:
+    records = drive()
+    parts = {
+        "one after the other": [records[i : i + 25] for i in range(0, len(records), 25)],
+        "overlapping": [records[::2], records[1::2]],
+        "by topic": [[r for r in records if r[0] == topic] for topic in ("/points", "/camera", "/odom")],
+    }[how]
+    path = split_bag(tmp_path / "drive", parts, storage)
+    with Bag(path) as bag:
+        assert len(bag.files) == len(parts)
+        assert bag.message_count == len(records)
+        assert [(topic, time) for topic, time, _ in bag.messages()] == sorted(
+            ((topic, time) for topic, time, _ in records), key=lambda r: r[1]
+        ) or how != "one after the other"
+    outcome = ingest(path, tmp_path / "out", config())
+    check_drive(Session(outcome.session), expected_keyframes())
+    assert [f["name"] for f in outcome.info.sources[0]["files"]] == [p.name for p in bag.files]
+    assert not any("metadata" in notice for notice in outcome.notices)
+    # What the last files held is lost with them, and said.
+    bag.files[-1].unlink()
+    notices = ingest_or_error(path, tmp_path / "less")
+    assert bag.files[-1].name in notices
+
+
+def ingest_or_error(path: Path, out: Path) -> str:
+    try:
+        return " ".join(ingest(path, out, config()).notices)
+    except DataError as error:
+        with Bag(path) as bag:
+            return " ".join([str(error), *bag.notices])
+
+
+def test_of_a_split_bag_one_file_is_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = drive()
+    path = split_bag(tmp_path / "drive", [records[i : i + 25] for i in range(0, len(records), 25)], "mcap")
+    open_files: list[Path] = []
+    most = 0
+    original = McapFile.messages
+
+    def counted(self: McapFile, *arguments: Any) -> Any:
+        nonlocal most
+        open_files.append(self.path)
+        most = max(most, len(open_files))
+        yield from original(self, *arguments)
+        open_files.remove(self.path)
+
+    monkeypatch.setattr(McapFile, "messages", counted)
+    with Bag(path) as bag:
+        assert len(list(bag.messages())) == len(records)
+        assert len(bag.files) == 12
+    assert most <= 2
+
+
+def test_the_recorders_split_bag_is_one_drive(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "drive", max_file_seconds=1.0) as writer:
+        for topic, stamp, item in drive():
+            kind = item.__msgtype__
+            writer.declare_topic(topic, kind, definition=TypeDefinition(""))
+            writer.write(topic, kind, stamp, bytes(bags.STORE.serialize_cdr(item, kind)))
+    outcome = ingest(tmp_path / "drive", tmp_path / "out", config())
+    assert len(outcome.info.sources[0]["files"]) > 3
+    check_drive(Session(outcome.session), expected_keyframes())
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "not yaml", "of another kind"])
 def test_a_bag_with_broken_metadata_is_opened_through_its_file(storage: str, damage: str, tmp_path: Path) -> None:
@@ -533,6 +621,22 @@ def test_an_empty_mcap_is_named(tmp_path: Path) -> None:
 def test_a_half_written_sqlite_bag_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"sqlite3 bag with 0 messages: half-written.*record to MCAP"):
         ingest(bags.write_bag(tmp_path / "drive", [], "sqlite3"), tmp_path / "out", config())
+
+
+@pytest.mark.parametrize("how", ["no messages", "empty file", "cut in half", "a log beside it"])
+def test_what_is_left_of_a_sqlite_bag_whose_recorder_was_killed_is_named(how: str, tmp_path: Path) -> None:
+    path = bags.write_bag(tmp_path / "drive", drive() if how == "cut in half" else [], "sqlite3")
+    (path / "metadata.yaml").unlink()
+    file = path / "drive.db3"
+    if how == "empty file":
+        file.write_bytes(b"")
+    elif how == "cut in half":
+        file.write_bytes(file.read_bytes()[:5000])
+    elif how == "a log beside it":
+        (path / "drive.db3-wal").write_bytes(b"\x37\x7f\x06\x82" + bytes(5000))
+    with pytest.raises(DataError, match=r"half-written.*record to MCAP") as refused:
+        ingest(path, tmp_path / "out", config())
+    assert ("drive.db3-wal beside it may hold them" in str(refused.value)) == (how == "a log beside it")
 
 
 def test_what_is_no_bag_is_named(tmp_path: Path) -> None:

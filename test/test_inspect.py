@@ -120,3 +120,40 @@ def test_a_truncated_bag(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert "NOTICE" in (text := text_of(file))
     assert "TRUNCATED MCAP" in text
+
+
+def moving(stamp_ns: int, parent: str, child: str, x: float) -> Record:
+    item = bags.static_transform(parent, child, (x, 0.0, 0.0), 0.0)
+    item.transforms[0].header = bags.header(stamp_ns, parent)
+    return ("/tf", stamp_ns, item)
+
+
+@pytest.mark.parametrize("map_frame", ["map", "odom"])
+def test_poses_of_transforms_are_suggested_where_no_topic_has_them(map_frame: str, tmp_path: Path) -> None:
+    found = [r for r in records() if r[0] != "/odom"]
+    found += [moving(START_NS + i * 50 * MS, map_frame, "base_footprint", 1.0 * i) for i in range(60)]
+    found.append(("/tf_static", START_NS, bags.static_transform("base_footprint", "base_link", (0.0, 0.0, 0.3), 0.0)))
+    text = text_of(bags.write_bag(tmp_path / "drive", sorted(found, key=lambda r: r[1])))
+    assert f"--pose_topic tf --map_frame {map_frame} --base_frame base_link" in text.splitlines()[-1]
+    assert "no pose topic" not in text
+    assert follow(text, tmp_path / "out") == 0
+    session = Session(tmp_path / "out" / "drive")
+    assert session.labelled is (map_frame == "map")
+    assert len(session) == 20
+
+
+def test_transforms_are_named_beside_odometry_and_not_where_they_stand_still(tmp_path: Path) -> None:
+    moved = [moving(START_NS + i * 50 * MS, "map", "base_link", 1.0 * i) for i in range(60)]
+    text = text_of(bags.write_bag(tmp_path / "drive", sorted(records() + moved, key=lambda r: r[1])))
+    assert "the transforms lead from 'map' to 'base_link': --pose_topic tf" in text
+    assert "--pose_topic" not in text.splitlines()[-1]
+    still = [("/tf_static", START_NS, bags.static_transform("map", "base_link", (0.0, 0.0, 0.3), 0.0))]
+    text = text_of(bags.write_bag(tmp_path / "still", still + [r for r in records() if r[0] != "/odom"]))
+    assert "no pose topic" in text
+    assert "tf" not in text.splitlines()[-1]
+
+
+def test_a_half_written_sqlite_bag_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = bags.write_bag(tmp_path / "drive", [], "sqlite3")
+    assert main(["inspect", str(path)]) == 1
+    assert "an sqlite3 bag with 0 messages: half-written" in capsys.readouterr().err

@@ -60,6 +60,8 @@ class _FileTopic(Protocol):
 class _File(Protocol):
     @property
     def topics(self) -> Mapping[str, _FileTopic]: ...
+    @property
+    def start_ns(self) -> int | None: ...
 
     def messages(
         self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
@@ -137,11 +139,18 @@ class Bag:
         Raises:
             DataError: a file that is not MCAP is damaged.
         """
-        streams = [source.messages(topics, times) for source in self._sources]
-        if len(streams) > 1:
-            yield from heapq.merge(*streams, key=lambda message: message[1])
-        else:
-            yield from streams[0]
+        # A file is opened when its first message is due: one at a time of a bag that was split.
+        coming = sorted(enumerate(self._sources), key=lambda item: (item[1].start_ns or 0, item[0]), reverse=True)
+        due: list[tuple[int, int, tuple[str, int, bytes], Iterator[tuple[str, int, bytes]]]] = []
+        while coming or due:
+            if coming and (not due or (coming[-1][1].start_ns or 0) <= due[0][0]):
+                number, source = coming.pop()
+                stream = source.messages(topics, times)
+            else:
+                _, number, message, stream = heapq.heappop(due)
+                yield message
+            if (following := next(stream, None)) is not None:
+                heapq.heappush(due, (following[1], number, following, stream))
 
     def decode(self, topic: str, data: bytes) -> Any:
         """Message object of the serialized bytes.
@@ -274,6 +283,7 @@ class _RosbagsFile:
         except Exception as error:  # rosbags lets errors of sqlite, zstd and struct through
             sqlite = f"; an empty or damaged sqlite3 bag: {_HALF_WRITTEN}" if path.suffix == ".db3" else ""
             raise DataError(f"{path}: not a readable bag: {error}{sqlite}{_beside([path])}") from error
+        self.start_ns: int | None = self._reader.start_time
         self.topics = {
             name: _RosbagsTopic(info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount, _definition(info))
             for name, info in self._reader.topics.items()

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from training.ingest.bag import Bag, Topic
 from training.ingest.config import IngestConfig
-from training.ingest.frames import BASE, find_extrinsic, transforms_of
+from training.ingest.frames import BASE, Edge, find_chain, find_extrinsic, stamped_transforms, transforms_of
 from training.ingest.geodesy import fix_from_message
 from training.ingest.poses import TF_TYPE
 from training.ingest.report import histogram
@@ -22,7 +22,27 @@ from vpr_kd_ros.decode import cloud_from_message, image_from_message, pose_from_
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats, Ints
 
+MAP_FRAMES = ("map", "world", "earth", "odom")
+"""Names of the frame in which poses are given, the best first; odom drifts (REP 105)."""
+BASE_FRAMES = (BASE, "base_footprint")
 KNOWN = {kind: role for role, kinds in TYPES.items() for kind in kinds}
+
+
+@dataclass
+class _Transforms:
+    """Static transforms, (parent, child) to (4, 4), and edges of the moving ones."""
+
+    static: dict[Edge, Floats] = field(default_factory=dict)
+    moving: set[Edge] = field(default_factory=set)
+
+    def chain(self) -> tuple[str, str] | None:
+        """Frames of the map and of the base between which a chain leads that moves, None where there is none."""
+        for map_frame in MAP_FRAMES:
+            for base in BASE_FRAMES:
+                chain = find_chain(map_frame, base, {*self.static, *self.moving}) or []
+                if any(edge in self.moving for edge, _ in chain):
+                    return map_frame, base
+        return None
 
 
 @dataclass
@@ -57,9 +77,9 @@ def inspect(bag: Bag) -> str:
     return "\n".join(lines)
 
 
-def _read(bag: Bag) -> tuple[dict[str, _Seen], dict[tuple[str, str], Floats]]:
+def _read(bag: Bag) -> tuple[dict[str, _Seen], _Transforms]:
     seen = {name: _Seen() for name in bag.topics}
-    transforms: dict[tuple[str, str], Floats] = {}
+    transforms = _Transforms()
     for name, time, data in tqdm(bag.messages(), total=bag.message_count, desc="inspect", unit="msg", leave=False):
         entry, kind = seen[name], bag.topics[name].type
         entry.times.append(time)
@@ -71,7 +91,9 @@ def _read(bag: Bag) -> tuple[dict[str, _Seen], dict[tuple[str, str], Floats]]:
                 if entry.first is None:
                     entry.first = bag.decode(name, data)
             elif kind == TF_TYPE and name.endswith("tf_static"):
-                transforms.update(transforms_of(bag.decode(name, data)))
+                transforms.static.update(transforms_of(bag.decode(name, data)))
+            elif kind == TF_TYPE:
+                transforms.moving.update(edge for edge, *_ in stamped_transforms(bag.decode(name, data)))
         except DataError as error:
             entry.problem = entry.problem or str(error)
     return seen, transforms
@@ -140,7 +162,7 @@ def _advice(
     bag: Bag,
     chosen: dict[str, Topic | None],
     seen: dict[str, _Seen],
-    transforms: dict[tuple[str, str], Floats],
+    transforms: _Transforms,
     offsets_ms: Floats,
 ) -> tuple[list[str], list[str]]:
     """What the owner should know, and the options of ingest that follow from it."""
@@ -158,10 +180,7 @@ def _advice(
         options += ["--lidar_topic", "none"]
     else:
         options += _extrinsic_options(chosen, seen, transforms, lines)
-    if chosen["pose"] is None:
-        lines.append("no pose topic: the session is unlabelled, it serves distillation and not evaluation")
-    else:
-        lines.append(f"if {chosen['pose'].name} is not surveyed but drifts, add --labelled false")
+    options += _pose_options(chosen["pose"], transforms, lines)
     if len(offsets_ms) and float(np.median(np.abs(offsets_ms))) > 1000.0:
         lines.append("images and clouds are seconds apart: the clocks disagree, or the sensors ran at other times")
     elif chosen["lidar"] is not None:
@@ -171,17 +190,35 @@ def _advice(
     return lines, options
 
 
+def _pose_options(pose: Topic | None, transforms: _Transforms, lines: list[str]) -> list[str]:
+    frames = transforms.chain()
+    tf = [] if frames is None else ["--pose_topic", "tf", "--map_frame", frames[0], "--base_frame", frames[1]]
+    if pose is None and frames is None:
+        lines.append("no pose topic: the session is unlabelled, it serves distillation and not evaluation")
+        return []
+    if frames is not None and (pose is None or frames[0] != "odom"):
+        lines.append(
+            f"the transforms lead from {frames[0]!r} to {frames[1]!r}: {' '.join(tf)} takes the poses from them"
+        )
+    if pose is not None:
+        lines.append(f"if {pose.name} is not surveyed but drifts, add --labelled false")
+        if pose.type == FIX_TYPE:
+            lines.append("fixes are counted from the first of them: give all drives of a region the same --nav_origin")
+        return []
+    return [*tf, "--labelled", "false"] if frames is not None and frames[0] == "odom" else tf
+
+
 def _extrinsic_options(
     chosen: dict[str, Topic | None],
     seen: dict[str, _Seen],
-    transforms: dict[tuple[str, str], Floats],
+    transforms: _Transforms,
     lines: list[str],
 ) -> list[str]:
     lidar, pose = (None if topic is None else seen[topic.name].first for topic in (chosen["lidar"], chosen["pose"]))
     if lidar is None:
         return []
     try:
-        find_extrinsic(None, lidar.header.frame_id, getattr(pose, "child_frame_id", "") or BASE, transforms)
+        find_extrinsic(None, lidar.header.frame_id, getattr(pose, "child_frame_id", "") or BASE, transforms.static)
     except DataError as error:
         lines.append(str(error))
         return ["--base_from_lidar", "[X, Y, Z, ROLL, PITCH, YAW]"]

@@ -66,8 +66,8 @@ class LivoxReader:
         Raises:
             DataError: the bytes are not a message of the type.
         """
-        walk = _Walk(data, ros1)
         try:
+            walk = _Walk(data, ros1)
             found = self._until_points(walk, self._fields, {})
             count = walk.length()
             offsets, step, used = self._layout(walk, count)
