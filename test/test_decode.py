@@ -149,6 +149,52 @@ def test_yuv_420(encoding: str, first: int) -> None:
     assert np.abs(image.astype(int) - rgb).max() <= 3
 
 
+def test_yuv_444() -> None:
+    rgb = picture(3, 5)
+    converted = yuv(rgb)
+    rows = np.vstack([converted[:, :, 0], converted[:, :, 1:].reshape(6, 5)])
+    image = image_from_message(raw(rows, "nv24", 5, height=3))
+    assert np.abs(image.astype(int) - rgb).max() <= 3
+    with pytest.raises(DataError, match="nv24 have padding"):
+        image_from_message(raw(rows, "nv24", 5, height=3, pad=2))
+
+
+@pytest.mark.parametrize("big", [0, 1])
+@pytest.mark.parametrize(("encoding", "order"), [("16UC3", "bgr"), ("16UC4", "bgra")])
+def test_16_bit_types_of_opencv_are_bgr(encoding: str, order: str, big: int) -> None:
+    wide = np.random.default_rng(2).integers(0, 65536, (4, 5, 4)).astype(np.uint16)
+    msg = raw(wide[:, :, CHANNELS[order]].reshape(4, -1), encoding, 5, pad=3, big=big)
+    assert np.abs(image_from_message(msg) - wide[:, :, :3] / 257.0).max() <= 0.5 + 1e-6
+
+
+def test_8uc4_is_bgra() -> None:
+    rgba = np.dstack([picture(), np.full((5, 7), 9, dtype=np.uint8)])
+    msg = raw(rgba[:, :, CHANNELS["bgra"]].reshape(5, -1), "8UC4", 7, pad=5)
+    assert np.array_equal(image_from_message(msg), rgba[:, :, :3])
+
+
+def bilinear(mosaic: NDArray[Any], channel_of: tuple[int, ...], row: int, column: int) -> list[float]:
+    """Colour of a pixel inside a mosaic: its own channel, and the mean of its nearest neighbours of the others."""
+    near: list[dict[int, list[float]]] = [{}, {}, {}]
+    for r in range(row - 1, row + 2):
+        for c in range(column - 1, column + 2):
+            distance = abs(r - row) + abs(c - column)
+            near[channel_of[r % 2 * 2 + c % 2]].setdefault(distance, []).append(float(mosaic[r, c]))
+    return [float(np.mean(found[min(found)])) for found in near]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", MOSAICS)
+@pytest.mark.parametrize("big", [0, 1])
+def test_bayer_mosaics_of_noise_are_interpolated_between_their_neighbours(pattern: str, bits: int, big: int) -> None:
+    mosaic = np.random.default_rng(4).integers(0, 2**bits, (7, 8)).astype(np.uint8 if bits == 8 else np.uint16)
+    image = image_from_message(raw(mosaic, f"bayer_{pattern}{bits}", 8, pad=5, big=big))
+    for row in range(1, 6):
+        for column in range(1, 7):
+            expected = np.array(bilinear(mosaic, MOSAICS[pattern], row, column)) / (2**bits - 1) * 255
+            assert np.abs(image[row, column] - expected).max() <= 1.0
+
+
 def smooth(height: int = 24, width: int = 32) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width]
     return np.dstack([5 * y, 6 * x, 3 * (x + y)]).astype(np.uint8)
@@ -366,6 +412,68 @@ def test_clouds_of_any_layout(data: st.DataObject) -> None:
     assert cloud.dtype == np.float32
     assert cloud.flags.c_contiguous
     assert np.array_equal(cloud, np.array(expected, dtype=np.float32).reshape(-1, 3))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_mutated_cloud_is_refused_or_read_within_its_bytes(data: st.DataObject) -> None:
+    points = np.arange(15, dtype=np.float32).reshape(5, 3)
+    msg = plain_cloud(points)
+    numbers = st.integers(-3, 70) | st.integers(-(2**31), 2**32)
+    for _ in range(data.draw(st.integers(0, 3))):
+        what = data.draw(
+            st.sampled_from(["height", "width", "point_step", "row_step", "data", "field", "is_bigendian"])
+        )
+        if what == "data":
+            msg.data = msg.data[: data.draw(st.integers(0, 60))]
+        elif what == "field":
+            key = data.draw(st.sampled_from(["offset", "datatype", "count"]))
+            setattr(data.draw(st.sampled_from(msg.fields)), key, data.draw(numbers))
+        else:
+            setattr(msg, what, data.draw(numbers))
+    try:
+        cloud = cloud_from_message(msg)
+    except DataError:
+        return
+    assert cloud.dtype == np.float32
+    assert len(cloud) <= max(0, msg.height * msg.width)
+    assert np.isfinite(cloud).all()
+    expected = []
+    for row in range(msg.height):
+        for column in range(msg.width):
+            start = row * msg.row_step + column * msg.point_step
+            kinds = [">" if msg.is_bigendian else "<", *({7: "f", 8: "d"}[f.datatype] for f in msg.fields)]
+            with np.errstate(over="ignore"):
+                point = np.array(
+                    [
+                        struct.unpack_from(kinds[0] + k, msg.data, start + f.offset)[0]
+                        for k, f in zip(kinds[1:], msg.fields, strict=False)
+                    ]
+                ).astype(np.float32)
+            if np.isfinite(point).all():
+                expected.append(point)
+    assert np.array_equal(cloud, np.array(expected, dtype=np.float32).reshape(-1, 3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_mutated_compressed_image_is_refused_or_a_picture(data: st.DataObject) -> None:
+    suffix = data.draw(st.sampled_from([".jpg", ".png"]))
+    whole = cv2.imencode(suffix, smooth(16, 16))[1].tobytes()
+    changed = bytearray(whole[: data.draw(st.integers(0, len(whole)))] if data.draw(st.booleans()) else whole)
+    for _ in range(data.draw(st.integers(0, 4)) if changed else 0):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    stated = data.draw(st.sampled_from(["jpeg", "rgb8; png compressed", "bayer_rggb8; jpeg compressed", "", "\x00"]))
+    try:
+        image = image_from_message(Message(format=stated, data=bytes(changed)))
+    except DataError:
+        assert bytes(changed) != whole
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    if suffix == ".png" and bytes(changed) == whole:
+        assert np.array_equal(image, smooth(16, 16)[:, :, ::-1])
 
 
 def test_a_cloud_of_nothing_but_nan_is_empty() -> None:

@@ -32,8 +32,9 @@ _PACKED: dict[str, tuple[int, int, int | None]] = {
         )
     },
     **{name: (1, bits, cv2.COLOR_GRAY2RGB) for bits in (8, 16) for name in (f"mono{bits}", f"{bits}UC1")},
-    # OpenCV's type names say nothing of colour; what OpenCV keeps in three channels is BGR.
-    "8UC3": (3, 8, cv2.COLOR_BGR2RGB),
+    # OpenCV's type names say nothing of colour; what OpenCV keeps in three channels is BGR, in four BGRA.
+    **{f"{bits}UC3": (3, bits, cv2.COLOR_BGR2RGB) for bits in (8, 16)},
+    **{f"{bits}UC4": (4, bits, cv2.COLOR_BGRA2RGB) for bits in (8, 16)},
     # OpenCV names a mosaic by the second row's second and third pixel, ROS by its upper left block (and the OpenCV of
     # Ubuntu 22.04 does not have the newer names that say the same as ROS).
     **{
@@ -54,7 +55,8 @@ _YUV422 = {
     "yuyv": cv2.COLOR_YUV2RGB_YUY2,
 }
 _YUV420 = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
-ENCODINGS = (*_PACKED, *_YUV422, *_YUV420)
+_YUV444 = "nv24"
+ENCODINGS = (*_PACKED, *_YUV422, *_YUV420, _YUV444)
 """Encodings of ``sensor_msgs/Image`` that ``image_from_message`` reads."""
 
 _FLOATS = {7: "f4", 8: "f8"}  # PointField.FLOAT32, PointField.FLOAT64
@@ -175,9 +177,25 @@ def _raw_image(msg: Any) -> Pixels:
         _check_even("height", height, encoding)
         # Half as many rows of interleaved chroma follow the rows of luma.
         return _to_rgb(_rows(data, height * 3 // 2, step, width, encoding), _YUV420[encoding])
+    if encoding == _YUV444:
+        return _yuv444(_rows(data, height * 3, step, width, encoding), height, step == width)
     raise DataError(
         f"image: unknown encoding {encoding!r}{did_you_mean(encoding, ENCODINGS)}; known: {', '.join(ENCODINGS)}"
     )
+
+
+def _yuv444(planes: Pixels, height: int, tight: bool) -> Pixels:
+    """RGB of a plane of luma (height rows) and one of interleaved chroma, whose rows are twice as long."""
+    if not tight:
+        raise DataError("image: rows of nv24 have padding; how those of its chroma are padded is not defined")
+    luma = planes[:height]
+    chroma = planes[height:].reshape(height, -1, 2)
+    # OpenCV knows no nv24: two pixels of each of yuv422 have the chroma of one of these.
+    doubled = np.empty((height, luma.shape[1], 2, 2), dtype=np.uint8)
+    doubled[..., 0] = luma[..., None]
+    doubled[..., 1] = chroma
+    wide = cv2.cvtColor(doubled.reshape(height, -1, 2), cv2.COLOR_YUV2RGB_YUY2)
+    return np.asarray(wide[:, ::2], dtype=np.uint8)
 
 
 def _compressed_image(msg: Any) -> Pixels:
