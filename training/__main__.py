@@ -19,6 +19,7 @@ COMMANDS = {
     "recover": "write what is readable of a damaged bag to a new one",
     "ingest": "turn recorded bags into sessions",
     "ingest-dataset": "turn folders of public data sets into sessions",
+    "label": "write semantic labels of sessions with a segmentation network of your choice",
     "methods": "list the distillation methods, the teachers and the students",
     "teach": "train a model on the labelled sessions: a teacher, or a student that learns by itself",
     "distill": "train a camera student with a teacher's relations, on every session",

@@ -97,7 +97,7 @@ class Keyframes:
             if without:
                 raise DataError(
                     f"semantic labels are needed, but these sessions have none: {', '.join(without)}; simulate "
-                    "sessions, which have them, or write them with SessionWriter.add(semantics=...)"
+                    "sessions, which have them, or write some with `python -m training label`"
                 )
             with ThreadPoolExecutor() as pool:
                 reads = pool.map(lambda i: self._read_labels(i, preprocess), range(len(self)))
