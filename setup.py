@@ -28,6 +28,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            f"build_engine = {NAME}.build_engine:main",
             f"localizer = {NAME}.nodes.localizer:main",
             f"map_tool = {NAME}.map_tool:main",
             f"mapper = {NAME}.nodes.mapper:main",

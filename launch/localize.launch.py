@@ -20,11 +20,16 @@ def generate_launch_description() -> LaunchDescription:
             argument("min_similarity", "", "and from this similarity on; needed for students without a calibration"),
             argument("mode", "", "single: each image alone; belief: filtered over time, by odometry if any"),
             argument("odom", "odom", "topic of the robot's odometry, for mode belief"),
-            argument("device", "", "where the student runs: cpu, cuda or cuda:N"),
+            argument("device", "", "where the student runs: cpu, cuda, cuda:N or auto"),
+            argument("backend", "", "what runs it: torch, onnxruntime, tensorrt, torch-tensorrt, or auto: the fastest"),
+            argument("precision", "", "fp32, or fp16 on a CUDA device"),
             transport(),
             node(
                 "localizer",
-                parameters=["student", "map", "image_transport", "min_probability", "min_similarity", "mode", "device"],
+                parameters=[
+                    *("student", "map", "image_transport", "min_probability", "min_similarity", "mode"),
+                    *("device", "backend", "precision"),
+                ],
                 remappings={"image": "image", "odom": "odom"},
             ),
         ]

@@ -16,7 +16,8 @@ the calibration from similarity to the probability of being right, learnt on ses
 
 Two files come of it: student.pt2, with the network for torch and, as ONNX, for ONNX Runtime and TensorRT; and
 student.onnx, that ONNX by itself, for robots whose torch does not read .pt2 files. Either is enough, and maps made with
-one are read with the other. Every runtime of this machine is compared with the checkpoint; nothing is written if one differs.
+one are read with the other. Every runtime of this machine is compared with the checkpoint, and nothing is written if
+one differs.
 
 Example: python -m training export --run runs/student --sessions sessions/validation --out student.pt2"""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,19 @@ from vpr_kd_ros.belief import BeliefConfig
 from vpr_kd_ros.conversions import columns_to_cloud, pose_with_covariance_to_message
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
-from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.geometry import Floats, Pose
 from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig, Match
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
+from vpr_kd_ros.nodes.device import free_device_memory
 from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
-from vpr_kd_ros.nodes.markers import match_markers, match_picture, places_marker
+from vpr_kd_ros.nodes.markers import belief_marker, match_markers, match_picture, places_marker, route_marker
 from vpr_kd_ros.nodes.newest import NewestWorker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
+from vpr_kd_ros.nodes.students import StudentParameters, load_student
 from vpr_kd_ros.nodes.topics import qos_profile
+from vpr_kd_ros.nodes.transforms import MapFromOdomBroadcaster, map_from_odom
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
@@ -43,13 +47,14 @@ from vpr_kd_ros.student import Student
 # An image waits this long for the odometry after it; half a second between two poses says too little.
 ODOMETRY_WAIT_S = 0.1
 ODOMETRY_GAP_S = 0.5
+# The route in the markers: so many accepted positions, this far apart at least.
+ROUTE_POSES, ROUTE_STEP_M = 1000, 1.0
 
 
 @dataclass(frozen=True)
-class LocalizerParameters:
+class LocalizerParameters(StudentParameters):
     """Parameters of the localizer."""
 
-    student: str = parameter("", "the student artefact, a .pt2 file")
     map: str = parameter("", "the place map, a folder that the mapper saved with the same student")
     min_probability: float = parameter(0.9, "accept a match from this probability of being right on", low=0.0, high=1.0)
     min_similarity: float = parameter(
@@ -71,11 +76,12 @@ class LocalizerParameters:
     cluster_radius_m: float = parameter(
         0.0, "candidates nearer to one another are one place, metres; 0: what the student was calibrated with", low=0.0
     )
+    publish_tf: bool = parameter(
+        False, "publish the transform from the map to the odometry's frame with each accepted match; needs tf2_ros"
+    )
     max_rate_hz: float = parameter(0.0, "process at most so many images a second; 0: as many as it can", low=0.0)
     image_timeout_s: float = parameter(2.0, "warn when no image came for this long, seconds", low=0.1)
     image_transport: str = parameter("raw", "raw, or compressed for TOPIC/compressed", choices=TRANSPORTS)
-    device: str = parameter("cpu", "where the student runs: cpu, cuda or cuda:N")
-    threads: int = parameter(0, "CPU threads of the student; 0: torch's own choice", low=0, high=256)
 
 
 @dataclass(frozen=True)
@@ -97,11 +103,14 @@ class _Tally:
         self.age_of_stamp = Window()
         self.age_of_reception = Window()
         self.steps: dict[str, Window] = {}
+        self.transforms = 0
         self.last_refusal = ""
 
 
 class LocalizerNode(VprNode[LocalizerParameters]):
     """Newest image in, match out; a thread of its own runs the student."""
+
+    live = ("min_probability", "min_similarity", "max_rate_hz", "image_timeout_s")
 
     def __init__(self) -> None:
         super().__init__("localizer", LocalizerParameters)
@@ -110,6 +119,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._image_subscription: Any = None
         self._odometry_subscription: Any = None
         self._odometry = PoseBuffer(max_gap_s=ODOMETRY_GAP_S)
+        self._odometry_frame = ""
         self._odometry_arrived = threading.Condition()
         self._last_stamp_ns = 0
         # A reset must not come while an image is in work.
@@ -117,6 +127,8 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._tally = _Tally()
         self._lock = threading.Lock()
         self._marker_subscribers = 0
+        self._route: deque[Floats] = deque(maxlen=ROUTE_POSES)
+        self._broadcaster: MapFromOdomBroadcaster | None = None
         self._pose = self.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self._candidates = self.create_publisher(PointCloud2, "~/candidates", 10)
         self._markers = self.create_publisher(MarkerArray, "~/markers", 10)
@@ -132,23 +144,26 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         for name in ("student", "map"):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
-        student = Student.load(Path(config.student).expanduser(), device=config.device, threads=config.threads or None)
+        if config.publish_tf and self._broadcaster is None:
+            self._broadcaster = MapFromOdomBroadcaster(self)
+        student = load_student(self)
         localizer = self._with_map(student)
         size = student.metadata.preprocess
         student.describe([np.zeros((size.height, size.width, 3), dtype=np.uint8)])
         self._localizer = localizer
         self.logger.info(
-            f"student {student.metadata.name!r} ({student.metadata.method}, {config.device}), "
+            f"student {student.metadata.name!r} ({student.metadata.method}, {student.runtime}), "
             f"map {config.map}: {len(localizer.place_map)} places in frame {localizer.place_map.frame_id!r}"
         )
 
     def activate(self) -> None:
-        """Subscribe to the images, and in mode belief to the odometry."""
+        """Subscribe to the images, and to the odometry where the mode or the transform needs it."""
         self._tally = _Tally()
         self._odometry.clear()
+        self._route.clear()
         if self._localizer is not None:
             self._localizer.reset()
-        if self.config.mode == "belief":
+        if self._uses_odometry:
             qos = qos_profile(TopicQos(reliable=False, depth=100))
             self._odometry_subscription = self.create_subscription(Odometry, "odom", self._on_odometry, qos)
         self._worker = NewestWorker(self._process, self.config.max_rate_hz)
@@ -165,8 +180,22 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             worker.stop()
 
     def cleanup(self) -> None:
-        """Free the student and the map."""
+        """Free the student and the map, and the device's memory with them."""
         self._localizer = None
+        free_device_memory()
+
+    def reconfigure(self, config: LocalizerParameters) -> None:
+        """Take over what decides over matches and how often images are looked at."""
+        localizer, worker = self._localizer, self._worker
+        assert localizer is not None
+        min_similarity = config.min_similarity if config.min_similarity > -1.0 else None
+        if min_similarity is None and localizer.student.metadata.calibration is None:
+            raise ConfigError("parameter 'min_similarity': the student carries no calibration that could replace it")
+        judged = replace(localizer.config, min_probability=config.min_probability, min_similarity=min_similarity)
+        with self._localising:
+            localizer.config = judged
+        if worker is not None:
+            worker.limit(config.max_rate_hz)
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Counts, rates, ages and latencies; a warning when no image comes."""
@@ -190,15 +219,18 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             "mode": self.config.mode,
         }
         if localizer.belief is not None:
+            values |= {"belief_unknown": localizer.belief.unknown, "belief_resets": localizer.belief.resets}
+        if self._uses_odometry:
             values |= {
-                "belief_unknown": localizer.belief.unknown,
-                "belief_resets": localizer.belief.resets,
                 "odometry": tally.odometry.count,
                 "odometry_rate_hz": tally.odometry.hertz,
                 "without_odometry": tally.without_odometry,
+                "transforms": tally.transforms,
             }
         if tally.received.silent_s() > self.config.image_timeout_s:
-            return WARN, why_no_image(self, self.config.image_transport), values
+            silence = why_no_image(self, self.config.image_transport)
+            self.logger.warning(silence, throttle_duration_sec=10.0)
+            return WARN, silence, values
         if tally.drops.total:
             return WARN, tally.drops.most_common(), values
         return OK, "localising", values
@@ -218,6 +250,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             self._drop(self._tally, f"odom: {error}")
             return
         with self._odometry_arrived:
+            self._odometry_frame = message.header.frame_id
             self._odometry.add(stamp_ns(message.header), pose)
             self._odometry_arrived.notify()
 
@@ -241,6 +274,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._tally = _Tally()
+        self._route.clear()
         response.success = True
         response.message = "counts and statistics start again"
         localizer = self._localizer
@@ -275,10 +309,11 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         try:
             image = image_from_message(received.message)
             stamp = stamp_ns(received.message.header)
-            odometry = None if localizer.belief is None else self._odometry_at(stamp)
+            odometry = self._odometry_at(stamp) if self._uses_odometry else None
             with self._localising:
                 match = localizer.localise(image, stamp, odometry)
-            self._publish(match, image, received.message.header.frame_id, localizer.place_map)
+            self._publish(match, image, received.message.header.frame_id, localizer)
+            self._publish_transform(match, odometry, localizer.place_map.frame_id)
         except DataError as error:
             self._drop(tally, str(error))
             return
@@ -287,7 +322,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             return
         tally.processed.tick()
         tally.accepted += match.accepted
-        tally.without_odometry += localizer.belief is not None and odometry is None
+        tally.without_odometry += self._uses_odometry and odometry is None
         tally.last_refusal = match.reason or tally.last_refusal
         tally.age_of_reception.add(time.monotonic() - received.monotonic_s)
         tally.age_of_stamp.add((self.get_clock().now().nanoseconds - stamp) * 1e-9)
@@ -313,22 +348,45 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         tally.drops.add(reason)
         self.logger.warning(f"image dropped: {reason}", throttle_duration_sec=5.0)
 
-    def _publish(self, match: Match, image: NDArray[np.uint8], camera_frame: str, place_map: PlaceMap) -> None:
+    @property
+    def _uses_odometry(self) -> bool:
+        return self.config.mode == "belief" or self.config.publish_tf
+
+    def _publish(self, match: Match, image: NDArray[np.uint8], camera_frame: str, localizer: Localizer) -> None:
+        place_map = localizer.place_map
         frame = place_map.frame_id
         if match.pose is not None and match.covariance is not None:
             self._pose.publish(pose_with_covariance_to_message(match.pose, match.covariance, match.stamp_ns, frame))
-        self._candidates.publish(_candidates_cloud(match, frame))
+            if not self._route or np.linalg.norm(match.pose.position - self._route[-1]) >= ROUTE_STEP_M:
+                self._route.append(match.pose.position)
+        if self._candidates.get_subscription_count():
+            self._candidates.publish(_candidates_cloud(match, frame))
         subscribers = self._markers.get_subscription_count()
         if subscribers:
             markers = match_markers(match, frame)
+            markers.markers.append(route_marker(np.array(self._route).reshape(-1, 3), frame, match.stamp_ns))
+            if localizer.belief is not None:
+                place_ids, weights = localizer.belief.hypotheses
+                at = np.array([place_map.pose(place_id).position for place_id in place_ids.tolist()]).reshape(-1, 3)
+                markers.markers.append(belief_marker(at, weights, frame, match.stamp_ns))
             with self._lock:
                 if subscribers > self._marker_subscribers:
                     markers.markers.append(places_marker(place_map.positions, frame, match.stamp_ns))
                 self._marker_subscribers = subscribers
             self._markers.publish(markers)
+        else:
+            self._marker_subscribers = 0
         if self._picture.get_subscription_count():
             thumbnail = None if match.place_id is None else place_map.thumbnail(match.place_id)
             self._picture.publish(match_picture(image, thumbnail, match, camera_frame))
+
+    def _publish_transform(self, match: Match, odometry: Pose | None, map_frame: str) -> None:
+        """Where the odometry's frame lies in the map, only when an accepted match and odometry say so together."""
+        if self._broadcaster is None or not self.config.publish_tf or match.pose is None or odometry is None:
+            return
+        pose = map_from_odom(match.pose, odometry)
+        self._broadcaster.send(pose, match.stamp_ns, map_frame, self._odometry_frame)
+        self._tally.transforms += 1
 
 
 def _candidates_cloud(match: Match, frame_id: str) -> PointCloud2:

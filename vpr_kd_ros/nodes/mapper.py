@@ -30,11 +30,11 @@ from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
 from vpr_kd_ros.nodes.markers import places_marker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate
+from vpr_kd_ros.nodes.students import StudentParameters, load_student
 from vpr_kd_ros.nodes.topics import qos_profile
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
-from vpr_kd_ros.student import Student
 
 POSE_TYPES = {"odometry": Odometry, "pose": PoseStamped, "pose_with_covariance": PoseWithCovarianceStamped}
 # Images that wait for a pose: a second at the rate of common cameras.
@@ -42,10 +42,9 @@ MAX_WAITING = 30
 
 
 @dataclass(frozen=True)
-class MapperParameters:
+class MapperParameters(StudentParameters):
     """Parameters of the mapper."""
 
-    student: str = parameter("", "the student artefact, a .pt2 file")
     map: str = parameter("", "folder of the place map to save")
     append: bool = parameter(False, "add to the map that is there; otherwise a map that is there is an error")
     map_frame: str = parameter("map", "frame of the map; poses in another frame are dropped")
@@ -64,8 +63,6 @@ class MapperParameters:
     save_on_exit: bool = parameter(True, "save the map when the node ends or is cleaned up")
     image_timeout_s: float = parameter(2.0, "warn when no image or no pose came for this long, seconds", low=0.1)
     image_transport: str = parameter("raw", "raw, or compressed for TOPIC/compressed", choices=TRANSPORTS)
-    device: str = parameter("cpu", "where the student runs: cpu, cuda or cuda:N")
-    threads: int = parameter(0, "CPU threads of the student; 0: torch's own choice", low=0, high=256)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class MapperNode(VprNode[MapperParameters]):
             raise ConfigError(
                 f"parameter 'map': {config.map} exists; set 'append' to add to it, or name another folder"
             )
-        student = Student.load(Path(config.student).expanduser(), device=config.device, threads=config.threads or None)
+        student = load_student(self)
         fingerprint = student.metadata.fingerprint
         if there:
             place_map = PlaceMap.load(self._path, fingerprint)
