@@ -4,8 +4,8 @@
     class LocalizerParameters:
         candidates: int = parameter(10, "places looked up per image", low=1, high=1000)
 
-``declare`` makes the parameters, ``read`` gives them back as the dataclass. Fields may be bool, int, float, str and
-tuple[str, ...].
+``declare`` makes the parameters, ``read`` gives them back as the dataclass, ``check`` judges one new value. Fields may
+be bool, int, float, str, tuple[str, ...] and tuple[float, ...].
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ KINDS: dict[Any, tuple[Parameter.Type, str]] = {
     float: (Parameter.Type.DOUBLE, "a number"),
     str: (Parameter.Type.STRING, "a text"),
     tuple[str, ...]: (Parameter.Type.STRING_ARRAY, "a list of texts"),
+    tuple[float, ...]: (Parameter.Type.DOUBLE_ARRAY, "a list of numbers"),
 }
 # Every node has these without declaring them.
 ROS_PARAMETERS = ("use_sim_time", "start_type_description_service", "qos_overrides")
@@ -95,6 +96,16 @@ def read(node: Node, config_type: type[T]) -> T:
     )
 
 
+def check(config_type: type[Any], name: str, value: Any) -> Any:
+    """A new value of one parameter as the dataclass holds it.
+
+    Raises:
+        ConfigError: it is of another type, out of its range or not among the choices; the message names it.
+    """
+    field = next(field for field in dataclasses.fields(config_type) if field.name == name)
+    return _checked(field, get_type_hints(config_type)[name], value)
+
+
 def _descriptor(field: dataclasses.Field[Any], kind: Any) -> ParameterDescriptor:
     metadata = field.metadata
     descriptor = ParameterDescriptor(
@@ -126,12 +137,13 @@ def _checked(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
     name, metadata = field.name, field.metadata
     if kind is float and type(value) is int:
         value = float(value)
-    if kind == tuple[str, ...]:
+    if kind in (tuple[str, ...], tuple[float, ...]):
         # An empty list has no element type in ROS and comes back as bytes, or as nothing.
-        items = [] if value is None else list(value) if not isinstance(value, str) else [value]
-        if not all(isinstance(item, str) for item in items):
+        items = [] if value is None else [value] if isinstance(value, (str, int, float)) else list(value)
+        element = (str,) if kind == tuple[str, ...] else (int, float)
+        if not all(type(item) in element for item in items):
             raise ConfigError(f"parameter {name!r}: wants {KINDS[kind][1]}, got {value!r}")
-        return tuple(items)
+        return tuple(element[-1](item) for item in items)
     if type(value) is not kind:
         raise ConfigError(f"parameter {name!r}: wants {KINDS[kind][1]}, got {value!r}")
     low, high = metadata["low"], metadata["high"]

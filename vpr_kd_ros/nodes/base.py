@@ -7,6 +7,7 @@ does the first two by itself. A node that cannot be configured says why and stay
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -17,15 +18,17 @@ from typing import Any, Generic, NoReturn, TypeVar
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from vpr_kd_ros import parameters
-from vpr_kd_ros.errors import VprError
+from vpr_kd_ros.errors import ConfigError, VprError
 
 P = TypeVar("P")
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -39,10 +42,16 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
     A node defines ``configure``, ``activate``, ``deactivate``, ``cleanup`` and ``diagnose``; the last two undo what the
     first two did as far as it was done, and may be called twice.
 
+    A parameter that is set while the node runs is checked at once. Those of ``live`` take effect then; the others are
+    refused, because they would silently wait for the next ``configure``.
+
     Attributes:
         config: the parameters, read when the node is configured.
         exit_code: what the process returns.
+        live: names of the parameters that may be set while the node is configured.
     """
+
+    live: tuple[str, ...] = ()
 
     def __init__(self, name: str, config_type: type[P]) -> None:
         super().__init__(name)
@@ -53,6 +62,7 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
         self.declare_parameter("autostart", True)
         parameters.declare(self, config_type)
         parameters.warn_of_unknown(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._guard_change_state()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_steady_timer(1.0, self._publish_diagnostics)
@@ -70,6 +80,9 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
 
     def cleanup(self) -> None:
         """Free what ``configure`` loaded."""
+
+    def reconfigure(self, config: P) -> None:
+        """Take over the parameters of ``live``; what is wrong is raised, and then nothing has changed."""
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Level, one line, and values of the diagnostics, once a second while active."""
@@ -144,6 +157,26 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After an error in a transition, free everything: the node is unconfigured."""
         return self._try("clean up", self.cleanup)
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        try:
+            names = {field.name for field in dataclasses.fields(self._config_type)}  # type: ignore[arg-type]
+            ours = {change.name: change.value for change in changes if change.name in names}
+            values = {name: parameters.check(self._config_type, name, value) for name, value in ours.items()}
+            if self.state in ("inactive", "active"):
+                if fixed := sorted(set(values) - set(self.live)):
+                    raise ConfigError(
+                        f"parameter {fixed[0]!r}: it is read when the node is configured, and the node is "
+                        f"{self.state}; clean it up first (now may be set: {', '.join(self.live) or 'none'})"
+                    )
+                if values:
+                    config = dataclasses.replace(self.config, **values)  # type: ignore[type-var]
+                    self.reconfigure(config)
+                    self.config = config
+        except VprError as error:
+            self.logger.warning(f"refused: {error}")
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
     def _read_and_configure(self) -> None:
         self.config = parameters.read(self, self._config_type)

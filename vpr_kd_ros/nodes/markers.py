@@ -17,6 +17,7 @@ from vpr_kd_ros.localizer import Match
 GREY = ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)
 GREEN = ColorRGBA(r=0.1, g=0.8, b=0.2, a=1.0)
 ORANGE = ColorRGBA(r=1.0, g=0.6, b=0.0, a=1.0)
+BLUE = (0.1, 0.4, 1.0)
 PANEL_HEIGHT = 240
 
 
@@ -27,6 +28,31 @@ def places_marker(positions: Floats, frame_id: str, stamp_ns: int) -> Marker:
     marker.scale.x = marker.scale.y = marker.scale.z = 0.5
     marker.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in positions]
     # An empty list is an error to RViz; deleting is what an empty map means.
+    marker.action = Marker.ADD if len(positions) else Marker.DELETE
+    return marker
+
+
+def route_marker(positions: Floats, frame_id: str, stamp_ns: int) -> Marker:
+    """The accepted poses so far as a line; positions (N, 3), metres."""
+    marker = Marker(header=header(stamp_ns, frame_id), ns="route", id=0, type=Marker.LINE_STRIP, color=GREEN)
+    marker.pose.orientation.w = 1.0
+    marker.scale.x = 0.4
+    marker.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in positions]
+    # A line of one point is an error to RViz.
+    marker.action = Marker.ADD if len(positions) > 1 else Marker.DELETE
+    return marker
+
+
+def belief_marker(positions: Floats, weights: Floats, frame_id: str, stamp_ns: int) -> Marker:
+    """The hypotheses as blue squares, the less transparent the more probable; positions (h, 3) metres, weights (h,)."""
+    marker = Marker(header=header(stamp_ns, frame_id), ns="belief", id=0, type=Marker.CUBE_LIST)
+    marker.pose.orientation.w = 1.0
+    marker.scale.x = marker.scale.y = 2.0
+    marker.scale.z = 0.2
+    marker.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in positions]
+    # The square root keeps the small ones visible.
+    red, green, blue = BLUE
+    marker.colors = [ColorRGBA(r=red, g=green, b=blue, a=float(np.sqrt(weight))) for weight in np.clip(weights, 0, 1)]
     marker.action = Marker.ADD if len(positions) else Marker.DELETE
     return marker
 

@@ -24,12 +24,16 @@ class NewestWorker(Generic[T]):
     def __init__(self, process: Callable[[T], None], max_rate_hz: float = 0.0) -> None:
         self.replaced = 0
         self._process = process
-        self._period_s = 1.0 / max_rate_hz if max_rate_hz > 0 else 0.0
+        self.limit(max_rate_hz)
         self._item: T | None = None
         self._stopping = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="newest frame", daemon=True)
         self._thread.start()
+
+    def limit(self, max_rate_hz: float) -> None:
+        """Process at most so often from the next item on; 0 for no limit."""
+        self._period_s = 1.0 / max_rate_hz if max_rate_hz > 0 else 0.0
 
     def put(self, item: T) -> None:
         """Offer an item; it replaces the one that waits."""

@@ -15,6 +15,7 @@ class Missing(Enum):
 
     NOT_YET = "no pose after the image yet"
     TOO_OLD = "the image is older than the poses kept"
+    NO_TRANSFORM = "tf2 knows no chain of transforms at the image's stamp"
     GAP = "the poses around the image are too far apart in time"
 
 
