@@ -212,6 +212,11 @@ class Belief:
         """Probability of being lost or off the map."""
         return self._lost + self._off
 
+    @property
+    def hypotheses(self) -> tuple[Ints, Floats]:
+        """Ids (h,) int64 and probabilities (h,) of the places that have one of their own, in no order."""
+        return self._ids[self._rows], self._weights
+
     def observe(self, stamp_ns: int, place_ids: Ints, probabilities: Floats, odometry: Pose | None = None) -> Posterior:
         """Take in one frame.
 
