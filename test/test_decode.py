@@ -528,6 +528,7 @@ def test_poses_of_odometry_and_of_pose_stamped() -> None:
     [
         (Message(pose=posed((np.nan, 0, 0), (0, 0, 0, 1))), "not finite"),
         (Message(pose=posed((0, 0, 0), (0, 0, 0, 0))), "quaternion is zero"),
+        (Message(pose=posed((0, 1e300, 0), (0, 0, 0, 1))), "no place on Earth"),
         (Message(latitude=1.0), "has no pose"),
     ],
 )

@@ -59,6 +59,8 @@ _YUV444 = "nv24"
 ENCODINGS = (*_PACKED, *_YUV422, *_YUV420, _YUV444)
 """Encodings of ``sensor_msgs/Image`` that ``image_from_message`` reads."""
 
+FARTHEST_M = 1e8
+"""Poses farther from their origin are rubbish: Earth-centred coordinates and those of map projections are nearer."""
 _FLOATS = {7: "f4", 8: "f8"}  # PointField.FLOAT32, PointField.FLOAT64
 
 
@@ -147,6 +149,8 @@ def pose_from_message(msg: Any) -> Pose:
     quaternion = np.array([getattr(pose.orientation, axis) for axis in "xyzw"], dtype=np.float64)
     if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
         raise DataError(f"pose: not finite: position {position.tolist()}, orientation {quaternion.tolist()}")
+    if np.abs(position).max() > FARTHEST_M:
+        raise DataError(f"pose: position {position.tolist()} is no place on Earth in metres")
     norm = float(np.linalg.norm(quaternion))
     if norm < 1e-6:
         raise DataError("pose: the orientation quaternion is zero; its source has not set it")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from vpr_kd_ros.decode import stamp_ns
+from vpr_kd_ros.decode import FARTHEST_M, stamp_ns
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats
 
@@ -56,7 +56,9 @@ def stamped_transforms(message: Any) -> Iterator[tuple[Edge, int, list[float], l
     for item in message.transforms:
         t, q = item.transform.translation, item.transform.rotation
         translation, quaternion = [t.x, t.y, t.z], [q.x, q.y, q.z, q.w]
-        if np.isfinite([*translation, *quaternion]).all() and np.linalg.norm(quaternion) > 1e-6:
+        # Not a number fails the comparison too.
+        near = np.abs(translation).max() <= FARTHEST_M
+        if near and np.isfinite(quaternion).all() and np.linalg.norm(quaternion) > 1e-6:
             edge = (_clean(item.header.frame_id), _clean(item.child_frame_id))
             yield edge, stamp_ns(item.header), translation, quaternion
 
