@@ -140,6 +140,7 @@ def run_once(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     recorder = subprocess.Popen(
         [sys.executable, "-m", "vpr_kd_ros.nodes.recorder", "--ros-args", *parameters],
         env=environment,
+        cwd=REPOSITORY,
         stdout=log,
         stderr=subprocess.STDOUT,
     )

@@ -286,7 +286,7 @@ def test_messages_that_the_transport_loses_are_counted(graph: Graph, tmp_path: P
         node = recorder(graph, tmp_path / "bag", CAMERA)
         wait_until(lambda: node.output.count("recording /camera") and robot.count > 50, "the recorder to listen")
         time.sleep(1.0)
-        # It keeps a hundred; the rest is gone when it goes on.
+        # A hundred images wait for it; the rest is gone when it goes on.
         node.process.send_signal(signal.SIGSTOP)
         count = robot.count
         wait_until(lambda: robot.count > count + 180, "more than it keeps")

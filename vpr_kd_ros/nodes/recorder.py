@@ -46,8 +46,9 @@ POSE_TYPES = (
     "geometry_msgs/msg/PoseStamped",
     "geometry_msgs/msg/PoseWithCovarianceStamped",
 )
-# A burst that waits for the interpreter: at 100 messages the biggest topics still fit in memory.
-SUBSCRIPTION_DEPTH = 100
+# Messages that wait for the interpreter: of the biggest ones as many as fit in memory, of the others as many as a fast
+# IMU sends in two seconds.
+BIG_TYPES, BIG_DEPTH, DEPTH = (*CAMERA_TYPES, LIDAR_TYPE), 100, 1000
 MEGABYTE = 1 << 20
 # A topic that is misspelt should show early, a recording that runs should not fill the console.
 FIRST_REPORT_S, REPORT_S = 2.0, 5.0
@@ -156,6 +157,8 @@ class Recorder(VprNode[RecorderParameters]):
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        if self._gate is not None:
+            self._gate.close()
         for topic, recorded in self._recorded.items():
             if recorded.losses.count:
                 writer.custom[f"lost {topic}"] = str(recorded.losses.count)
@@ -264,13 +267,13 @@ class Recorder(VprNode[RecorderParameters]):
             self.logger.error(f"{topic}: {self._refused[topic]}; everything is recorded")
             return
 
-        def on_pose(message: Any) -> None:
+        def on_pose(message: Any, info: dict[str, Any]) -> None:
             try:
-                gate.pose(self.get_clock().now().nanoseconds, pose_from_message(message))
+                gate.pose(self._arrival_ns(info), pose_from_message(message))
             except DataError as error:
                 self.logger.warning(f"{topic}: {error}", throttle_duration_sec=REPORT_S)
 
-        profile = qos_profile(TopicQos(reliable=False, depth=1))
+        profile = qos_profile(TopicQos(reliable=False), DEPTH)
         self._gate_subscription = self.create_subscription(message_class(type_name), topic, on_pose, profile)
 
     # --- messages ----------------------------------------------------------------------------------------------------
@@ -278,17 +281,15 @@ class Recorder(VprNode[RecorderParameters]):
     def _create_subscription(self, topic: str, type_name: str, qos: TopicQos) -> Subscription:
         message_type = message_class(type_name)
         receive = partial(self._receive, topic, self._recorded[topic], has_header(message_type))
-        return self.create_subscription(
-            message_type, topic, receive, qos_profile(qos, max(SUBSCRIPTION_DEPTH, qos.depth)), raw=True
-        )
+        depth = BIG_DEPTH if type_name in BIG_TYPES else DEPTH
+        return self.create_subscription(message_type, topic, receive, qos_profile(qos, depth), raw=True)
 
     def _receive(
         self, topic: str, recorded: TopicQuality, stamped: bool, serialized: bytes, info: dict[str, Any]
     ) -> None:
         if self._writer is None:
             return
-        simulated = self.get_parameter("use_sim_time").value
-        now_ns = self.get_clock().now().nanoseconds if simulated else info["received_timestamp"]
+        now_ns = self._arrival_ns(info)
         if now_ns <= 0:
             self._without_time += 1
             return
@@ -309,11 +310,16 @@ class Recorder(VprNode[RecorderParameters]):
             with suppress(DataError):
                 self._writer.write(arrival.topic, arrival.type_name, arrival.stamp_ns, arrival.data)
 
+    def _arrival_ns(self, info: dict[str, Any]) -> int:
+        """When a message came, by the clock that the bag is on; 0 before a simulated clock ticks."""
+        simulated = self.get_parameter("use_sim_time").value
+        return int(self.get_clock().now().nanoseconds if simulated else info["received_timestamp"])
+
     def _through_the_gate(self, message: Arrival) -> list[Arrival]:
         assert self._gate is not None
         messages = self._gate.pass_on(message)
-        if bool(messages) == self._stands:
-            self._stands = not messages
+        if self._gate.stands(message.stamp_ns) != self._stands:
+            self._stands = not self._stands
             self.logger.info(
                 f"the robot stands: not recording until it moves by {self.config.gate_distance_m:g} m"
                 if self._stands

@@ -28,8 +28,9 @@ class MovementGate:
     """Lets messages through while the robot moves, and the last ones before it moved again.
 
     The robot moves when it is ``distance_m`` away from where it was noticed last, or has turned by 15 degrees; it
-    stands when that was ``standing_s`` ago. While it cannot be told, because no pose comes, it is taken to move:
-    odometry that breaks down must not cost a recording.
+    stands when that was ``standing_s`` ago. A message waits until a pose of its time tells, so that a machine that is
+    late with either loses nothing. While it cannot be told, because no pose comes, the robot is taken to move: odometry
+    that breaks down must not cost a recording.
 
     Args:
         distance_m: metres, positive.
@@ -53,37 +54,44 @@ class MovementGate:
         self._moved_ns = 0
         self._heard_ns = 0
 
-    def pose(self, now_ns: int, pose: Pose) -> None:
-        """Take in where the robot is."""
-        self._heard_ns = now_ns
-        if self._anchor is None or self._is_away(self._anchor, pose):
+    def pose(self, stamp_ns: int, pose: Pose) -> None:
+        """Take in where the robot is, and when that was received."""
+        self._heard_ns = stamp_ns
+        if self._anchor is None or stamp_ns < self._moved_ns or self._is_away(self._anchor, pose):
             self._anchor = pose
-            self._moved_ns = now_ns
+            self._moved_ns = stamp_ns
 
-    def is_open(self, now_ns: int) -> bool:
-        """Whether the robot moves, or may."""
-        if now_ns < self._moved_ns:  # the clock was set back, or a simulation began again
-            self._moved_ns = self._heard_ns = now_ns
-        if self._anchor is None or now_ns - self._heard_ns >= self._standing_ns:
-            return True
-        return now_ns - self._moved_ns < self._standing_ns
+    def stands(self, now_ns: int) -> bool:
+        """Whether the robot is known to stand."""
+        return not self._is_unknown(now_ns) and self._heard_ns - self._moved_ns >= self._standing_ns
 
     def pass_on(self, message: Arrival) -> list[Arrival]:
-        """Return what is to be recorded now, oldest first: nothing while the robot stands."""
-        if self.is_open(message.stamp_ns):
-            messages = [*self._buffer, message]
-            self._buffer.clear()
-            self._buffer_bytes = 0
-            return messages
+        """Take in a message and return those that are to be recorded now, oldest first."""
         self._buffer.append(message)
         self._buffer_bytes += len(message.data)
+        passed = []
+        unknown = self._is_unknown(message.stamp_ns)
+        while self._buffer and (unknown or self._buffer[0].stamp_ns < self._moved_ns + self._standing_ns):
+            passed.append(self._take())
         while self._buffer and (
-            self._buffer_bytes > self._max_buffer_bytes or message.stamp_ns - self._buffer[0].stamp_ns > self._buffer_ns
+            self._buffer_bytes > self._max_buffer_bytes or self._buffer[0].stamp_ns < self._heard_ns - self._buffer_ns
         ):
-            old = self._buffer.popleft()
-            self._buffer_bytes -= len(old.data)
-            self.left_out[old.topic] += 1
-        return []
+            self.left_out[self._take().topic] += 1
+        return passed
+
+    def close(self) -> None:
+        """Count what waits as left out."""
+        while self._buffer:
+            self.left_out[self._take().topic] += 1
+
+    def _is_unknown(self, now_ns: int) -> bool:
+        # Also where the clock was set back, or a simulation began again, and no pose came since.
+        return self._anchor is None or not -self._standing_ns < now_ns - self._heard_ns < self._standing_ns
+
+    def _take(self) -> Arrival:
+        message = self._buffer.popleft()
+        self._buffer_bytes -= len(message.data)
+        return message
 
     def _is_away(self, anchor: Pose, pose: Pose) -> bool:
         distance = float(np.linalg.norm(pose.position - anchor.position))
