@@ -7,6 +7,7 @@ A session is a folder::
     images/000000.jpg   camera images, RGB once decoded
     clouds/000000.npz   ``points``, (M, 3) float32, metres, LiDAR points in the robot's base frame (x forward, z up)
     labels/000000.png   optional: the semantic class of each pixel, uint8, see ``CLASSES``
+    labels/source.json  what told the classes, where they were added later (``training.session_labels``)
 
 A session whose keyframes all have poses is *labelled*; one without poses (a drive that was simply recorded) is not.
 """
