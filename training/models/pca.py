@@ -54,7 +54,7 @@ class PCA(nn.Module):
         """Fit to (N, dim) descriptors, N above ``reduced``.
 
         Raises:
-            DataError: too few descriptors, not finite, all alike, or fewer directions with variance than are to be kept.
+            DataError: too few descriptors, not finite, all alike, or varying in fewer directions than are to be kept.
         """
         reduced, dim = self.weight.shape
         if descriptors.ndim != 2 or descriptors.shape[1] != dim or len(descriptors) <= reduced:
