@@ -19,7 +19,7 @@ from rclpy.parameter import Parameter
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.nodes.localizer import LocalizerParameters
 from vpr_kd_ros.nodes.mapper import MapperParameters
-from vpr_kd_ros.nodes.recorder import RecorderParameters
+from vpr_kd_ros.nodes.recording_parameters import RecorderParameters
 from vpr_kd_ros.nodes.replay import ReplayParameters
 from vpr_kd_ros.parameters import declare, parameter, read, warn_of_unknown
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,10 @@ def status(diagnostics: list[DiagnosticArray]) -> tuple[str, dict[str, str]]:
     return (found[-1].message, {value.key: value.value for value in found[-1].values}) if found else ("", {})
 
 
+def is_heard(diagnostics: list[DiagnosticArray], topic: str) -> bool:
+    return int(status(diagnostics)[1].get(f"{topic} messages", 0)) > 5
+
+
 # --- killed, and out of disk -----------------------------------------------------------------------------------------
 
 
@@ -192,7 +197,9 @@ def test_it_records_while_the_robot_moves_and_what_is_latched_always(graph: Grap
     latched.publish(String(data="before"))
     with Robot(graph, 30.0, 24, 32) as robot:
         node = recorder(graph, tmp_path / "bag", CAMERA, ODOMETRY, "/latched", **gate)
-        wait_until(lambda: status(diagnostics)[0] == "recording", "the state in the diagnostics")
+        for topic in (CAMERA, ODOMETRY):
+            wait_until(partial(is_heard, diagnostics, topic), f"{topic} to be heard")
+        assert status(diagnostics)[0] == "recording"
         parked, robot.moves = robot.count, False
         node.wait_for_output("the robot stands: not recording until it moves by 0.5 m")
         latched.publish(String(data="while standing"))

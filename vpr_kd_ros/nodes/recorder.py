@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import ERROR, OK, WARN, VprNode
 from vpr_kd_ros.nodes.recording_gate import Arrival, MovementGate
+from vpr_kd_ros.nodes.recording_parameters import RecorderParameters
 from vpr_kd_ros.nodes.recording_quality import MachineClock, Publishers, TopicQuality, qos_text
 from vpr_kd_ros.nodes.sync import StampOffset
 from vpr_kd_ros.nodes.topics import (
@@ -36,7 +36,6 @@ from vpr_kd_ros.nodes.topics import (
     publishers_of,
     qos_profile,
 )
-from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.recording import BagWriter
 
 CAMERA_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -55,31 +54,6 @@ FIRST_REPORT_S, REPORT_S = 2.0, 5.0
 # Half the period of a 10 Hz LiDAR: more means clocks that differ, not sensors that do not wait for each other.
 MAX_OFFSET_MS = 60.0
 LOW_DISK_S = 300.0
-
-
-@dataclass(frozen=True)
-class RecorderParameters:
-    """Parameters of the recorder."""
-
-    topics: tuple[str, ...] = parameter(
-        ("camera/image_raw", "lidar/points", "odom", "ground_truth/odom"), "topics to record; names may be relative"
-    )
-    output: str = parameter(
-        "", "folder of the bag, which must not exist; empty: named by date and time, in the working folder"
-    )
-    max_duration_s: float = parameter(0.0, "stop and exit after this many seconds of recording; 0: never", low=0.0)
-    max_file_mb: int = parameter(0, "begin another file of the bag when one has about this size, MB; 0: never", low=0)
-    max_file_s: float = parameter(0.0, "begin another file of the bag after this many seconds; 0: never", low=0.0)
-    max_queue_mb: int = parameter(256, "messages waiting for the disk, MB; beyond it they are dropped", low=1)
-    chunk_mb: int = parameter(4, "size of the bag's chunks, MB; they are closed every second in any case", low=1)
-    compress: bool = parameter(True, "compress the chunks with zstd")
-    min_free_mb: int = parameter(500, "stop and exit when the disk has less than this left, MB", low=0)
-    gate_distance_m: float = parameter(
-        0.0, "record only while the robot moves by this much, metres, or turns by 15 degrees; 0: always", low=0.0
-    )
-    gate_topic: str = parameter("odom", "Odometry or pose that tells whether the robot moves")
-    gate_standing_s: float = parameter(5.0, "the robot stands when it has not moved for this long, seconds", low=0.1)
-    gate_buffer_s: float = parameter(1.0, "recorded from before it moved again, seconds", low=0.0)
 
 
 class Recorder(VprNode[RecorderParameters]):
