@@ -161,6 +161,20 @@ def test_every_kind_of_bag_gives_the_same_session(kind: str, tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [("mcap", "file"), ("mcap", "message"), ("mcap", "storage"), ("sqlite3", "file"), ("sqlite3", "message")],
+)
+def test_compressed_bags_give_the_same_session(storage: str, compression: str, tmp_path: Path) -> None:
+    path = bags.write_bag(tmp_path / "drive", drive(), storage, compression)
+    outcome = ingest(path, tmp_path / "out", config())
+    check_drive(Session(outcome.session), expected_keyframes())
+    (path / "metadata.yaml").unlink()
+    if compression == "file":
+        with pytest.raises(DataError, match=r"cannot be opened without metadata\.yaml; unpack with zstd -d"):
+            ingest(path, tmp_path / "without", config())
+
+
 def test_the_report_says_counts_offsets_and_notices(recorded: Path, tmp_path: Path) -> None:
     text = report(ingest(recorded, tmp_path, config(time_tolerance_s=0.015)))
     assert "of 40 images" in text

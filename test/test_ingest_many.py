@@ -213,7 +213,7 @@ def test_a_bag_that_fails_does_not_stop_the_others(fleet: Path, tmp_path: Path) 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "1 of 3 bags failed" in done.stderr
-    assert "no topic of the bag could be the camera" in done.stderr.splitlines()[-1]
+    assert f"{fleet / 'tuesday'}: no topic of the bag could be the camera" in done.stderr.splitlines()[-1]
     assert "tuesday: FAILED" in done.stdout
     assert "NOTICE per_bag names 'mondy', which is none of the bags given" in done.stdout
     monday, rainy = Session(tmp_path / "out" / "monday"), Session(tmp_path / "out" / "rainy")

@@ -97,6 +97,28 @@ def test_with_its_index_a_bag_is_read_beyond_a_broken_record(tmp_path: Path) -> 
     assert len(sent) - 8 <= len(read) < len(sent)
 
 
+def test_of_a_split_bag_every_file_comes_back_as_far_as_it_goes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    sent = []
+    with BagWriter(tmp_path / "bag", chunk_bytes=5_000, max_file_bytes=30_000, compress=False) as writer:
+        writer.declare_topic("/wheel", CUSTOM, definition=DEFINITION)
+        for i in range(100):
+            sent.append(("/wheel", START_NS + i, rng.bytes(1000)))
+            assert writer.write("/wheel", CUSTOM, *sent[-1][1:])
+    files = sorted((tmp_path / "bag").glob("*.mcap"))
+    assert len(files) >= 3
+    data = files[1].read_bytes()
+    files[1].write_bytes(data[: len(data) // 2])
+    found = recover(tmp_path / "bag", tmp_path / "new")
+    read = messages(tmp_path / "new")
+    assert set(read) <= set(sent)
+    missing = [i for i, message in enumerate(sent) if message not in read]
+    assert 5 < len(missing) < 30  # half of one file, and no other
+    assert missing == list(range(missing[0], missing[-1] + 1))
+    assert found.lost_bytes > 0
+    assert f"{len(missing)} of 100 messages" in str(found)
+
+
 def test_nothing_is_dropped_where_the_disk_is_slower_than_the_reader(tmp_path: Path) -> None:
     data = bytes(1000)
     with BagWriter(tmp_path / "bag", max_queue_bytes=2000, wait_for_disk=True) as writer:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.rosbag1 import Writer as Rosbag1Writer
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -112,10 +112,18 @@ def static_transform(parent: str, child: str, translation: tuple[float, float, f
     return message("tf2_msgs/msg/TFMessage", transforms=[stamped])
 
 
-def write_bag(path: Path, records: Iterable[Record], storage: str = "mcap") -> Path:
-    """Write a rosbag2 folder; ``storage`` is "mcap" or "sqlite3". Messages are in the order given."""
+def write_bag(path: Path, records: Iterable[Record], storage: str = "mcap", compression: str = "none") -> Path:
+    """Write a rosbag2 folder. Messages are in the order given.
+
+    Args:
+        storage: "mcap" or "sqlite3".
+        compression: "none", "file" or "message", as rosbag2 has them; "storage" is MCAP's own.
+    """
     connections: dict[str, Any] = {}
-    with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    if compression != "none":
+        writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
+    with writer:
         for topic, stamp_ns, item in records:
             kind = item.__msgtype__
             if topic not in connections:

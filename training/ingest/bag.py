@@ -228,6 +228,10 @@ class Bag:
         if metadata.get("compression_mode", "").lower() not in ("", "none"):
             return [self._stack.enter_context(_RosbagsFile(self.path))]
         kinds = {path.suffix for path in self.files}
+        if packed := [path.name for path in self.files if path.suffix == ".zstd"]:
+            raise DataError(
+                f"{self.path}: {', '.join(packed)} cannot be opened without metadata.yaml; unpack with zstd -d"
+            )
         if len(kinds) > 1 or not kinds <= set(SUFFIXES):
             raise DataError(f"{self.path}: holds {', '.join(p.name for p in self.files)}; name one of them")
         if kinds == {".mcap"}:

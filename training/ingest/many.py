@@ -169,7 +169,8 @@ def _work(connection: Connection, job: Job, output: Path) -> None:
         outcomes = ingest(job.path, output, job.config, SharedProgress(connection.send, STAGES))
         result = Result(job, tuple(outcomes))
     except VprError as error:
-        result = Result(job, error=str(error))
+        text = str(error)
+        result = Result(job, error=text if str(job.path) in text else f"{job.path}: {text}")
     except BrokenPipeError:  # nobody is left to tell: who started this was killed
         return
     except KeyboardInterrupt:
