@@ -1,12 +1,12 @@
-"""How fast a bag becomes a session: a camera at 30 Hz, 640x480 raw, a LiDAR at 10 Hz, 130,000 points, odometry at 50 Hz.
+"""How fast a bag becomes a session: camera 30 Hz, 640x480 raw, LiDAR 10 Hz, 130,000 points, odometry 50 Hz.
 
     python benchmarks/ingest.py
     python benchmarks/ingest.py --seconds 120 --speed 10 --folder /data/scratch
 
-Records such a bag with the package's own writer (chunked MCAP with CRCs, with zstd or without) and ingests it in a fresh
-process with the defaults of ``python -m training ingest``. Printed: how many times faster than the drive, megabytes of
-bag a second, processor time, and the largest memory the process held. A second run ingests four bags at once. On a
-machine with other work read the processor time; the load before the run is printed beside it.
+Records such bags with the package's own writer (chunked MCAP with CRCs, with zstd or without) and ingests them in a fresh
+process with the defaults of ``python -m training ingest``: first one, then all at once. Printed: how many times faster
+than the drive, megabytes of messages a second, processor time, and the largest memory that a process held. On a machine
+with other work read the processor time; the load before the run is printed beside it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_typestore
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 # Run as a file, the checkout is not on the path, and `training` is not an installed package.
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vpr_kd_ros.recording import BagWriter, TypeDefinition
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_700_000_000_000_000_000
 HEIGHT, WIDTH, POINTS = 480, 640, 130_000
@@ -170,9 +170,9 @@ def _odometry(stamp_ns: int, x: float) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of the drive")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the drive")
     parser.add_argument("--speed", type=float, default=5.0, help="metres a second; a keyframe each metre")
-    parser.add_argument("--bags", type=int, default=2, help="bags in the second run, all at once")
+    parser.add_argument("--bags", type=int, default=2, help="bags of the second run; 1: no second run")
     parser.add_argument("--compression", nargs="+", default=["zstd", "none"], choices=["zstd", "none"])
     parser.add_argument("--folder", type=Path, default=None, help="where to work (default: the system's)")
     args = parser.parse_args()
