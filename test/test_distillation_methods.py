@@ -20,6 +20,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in METHODS),
     ("distilvpr", {"preset": "paper", "agents": ["tt-ss", "ts-ss", "tt-ts"]}),
     ("distilvpr", {"preset": "released"}),
+    ("ickd", {"form": "lqq"}),
+    ("lsdnet", {"feature_weight": 1.0, "triples": "task"}),
 ]
 
 

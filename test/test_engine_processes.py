@@ -32,11 +32,19 @@ from vpr_kd_ros.errors import ConfigError, DataError
 # Weights large enough that no relation is near zero; no batch normalisation, which each process does on its own.
 Array = NDArray[np.float32]
 CONFIG = replace(STUDENT, task=TaskConfig(margin=5.0), devices=2)
-PARTS = (Batch(np.array([0, 1, 24, 25, 60], dtype=np.int64), 4), Batch(np.array([9, 33, 25, 70, 50, 61, 13]), 3))
-"""What two processes drew: different numbers of keyframes, some with poses (0 to 47) at the front, one drawn twice."""
+PARTS = (Batch(np.array([24, 25, 48, 49, 12], dtype=np.int64), 4), Batch(np.array([33, 57, 49, 22, 2, 13, 7]), 3))
+"""What two processes drew: different numbers of keyframes, some with poses (24 to 71) at the front, one drawn twice."""
 ADAPTED = {"adaptor": "teacher"}
-OPTIONS: dict[str, dict[str, Any]] = {"afd": {}, "ickd": {}}
-"""Of the methods that want others than an adaptor."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "afd": {"dim": 4},
+    "ickd": {},
+    "structvpr": {**ADAPTED, "weights": [8.0, 4.0, 2.0, 1.0]},
+}
+"""Of the methods that want others than an adaptor; every group of StructVPR's counts."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: OPTIONS.get(name, ADAPTED) for name in METHODS},
+    "lsdnet, of maps and the task's triples": {**ADAPTED, "feature_weight": 1.0, "triples": "task"},
+}
 
 
 class Linear(EmbeddingModel):
@@ -56,7 +64,7 @@ class Linear(EmbeddingModel):
 
 
 def terms_and_gradients(
-    fabric: lightning.fabric.Fabric, drives: Path, name: str, config: TrainConfig
+    fabric: lightning.fabric.Fabric, drives: Path, name: str, options: dict[str, Any], config: TrainConfig
 ) -> dict[str, Array]:
     """One step on both parts, each in its process or one after the other in a single one."""
     train = Keyframes(load_sessions([drives / "train"]), None)
@@ -64,7 +72,7 @@ def terms_and_gradients(
     inputs = torch.randn(len(train), 12, generator=generator)
     taught = torch.randn(len(train), 8, generator=generator)
     torch.manual_seed(1)
-    model, method = Linear(), prepared(name, OPTIONS.get(name, ADAPTED), taught, inputs, teacher_dim=8, student_dim=6)
+    model, method = Linear(), prepared(name, options, taught, inputs, teacher_dim=8, student_dim=6)
     learning = Learning(fabric, model, method, config)
     parts = [PARTS[fabric.global_rank]] if fabric.world_size == 2 else list(PARTS)
     described = torch.cat([learning.learner(inputs[part.indices]) for part in parts])
@@ -101,7 +109,11 @@ def everything(
 ) -> tuple[dict[str, dict[str, Array]], tuple[list[Any], list[Any]]]:
     """All that the tests compare, because processes start slowly."""
     torch.set_num_threads(1)
-    return {name: terms_and_gradients(fabric, drives, name, config) for name in METHODS}, gather_uneven(fabric)
+    found = {
+        name: terms_and_gradients(fabric, drives, name.partition(",")[0], options, config)
+        for name, options in VARIANTS.items()
+    }
+    return found, gather_uneven(fabric)
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +127,10 @@ def test_two_processes_have_the_losses_and_gradients_of_one_with_both_batches(dr
     assert gradient == [[0, 1], [2, 3], [4, 5], [6, 7]]
     alone = replace(CONFIG, devices=1)
     one, _ = run_processes(alone, partial(everything, drives=drives, config=alone))
-    for name in METHODS:
+    for name in VARIANTS:
         assert two[name].keys() == one[name].keys()
         assert {"task", "gradient/linear.weight"} < set(two[name])
-        assert name in OPTIONS or "adaptor/adaptor.linear.weight" in two[name]
+        assert "adaptor" not in VARIANTS[name] or "adaptor/adaptor.linear.weight" in two[name]
         for key, expected in one[name].items():
             assert np.abs(expected).max() > 0 or key.startswith("adaptor"), f"{name} {key}: nothing is compared"
             assert two[name][key].shape == expected.shape

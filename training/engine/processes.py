@@ -36,7 +36,8 @@ def run_processes(config: TrainConfig, work: Callable[[lightning.fabric.Fabric],
     Args:
         config: its ``devices`` and ``precision``.
         work: with several processes it must be picklable, a frozen dataclass it needs bound by ``partial``, and its
-            result must be plain values or arrays, not tensors, whose memory goes with the process.
+            result must be plain values or arrays, not tensors, whose memory goes with the process; and few of them, as
+            it is read when the process has ended: more than a pipe holds (64 KiB) would wait for that for ever.
 
     Raises:
         ConfigError: the machine has fewer devices, or there is no such precision.
