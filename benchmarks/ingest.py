@@ -3,7 +3,7 @@
     python benchmarks/ingest.py
     python benchmarks/ingest.py --seconds 120 --speed 10 --folder /data/scratch
 
-Records such bags with the package's own writer (chunked MCAP with CRCs, with zstd or without) and ingests them in a fresh
+Records such bags with the package's own writer (chunked MCAP with CRCs, zstd or none) and ingests them in a fresh
 process with the defaults of ``python -m training ingest``: first one, then all at once. Printed: how many times faster
 than the drive, megabytes of messages a second, processor time, and the largest memory that a process held. On a machine
 with other work read the processor time; the load before the run is printed beside it.

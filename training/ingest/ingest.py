@@ -183,7 +183,8 @@ def _remembered(reader: KeyframeReader, writer: SessionWriter) -> Iterator[Keyfr
 
 def _key(info: SessionInfo, source: dict[str, Any], selection: Selection) -> str:
     """What a half-written session must have been made from, to be gone on with."""
-    digest = hashlib.sha256(json.dumps([info.name, info.region, info.calibration, source]).encode())
+    made_from = [info.name, info.region, info.calibration, source["files"], source["settings"]]
+    digest = hashlib.sha256(json.dumps(made_from).encode())
     for values in (selection.images, selection.clouds, selection.stamps_ns, selection.positions, selection.quaternions):
         digest.update(values.tobytes())
     return digest.hexdigest()
