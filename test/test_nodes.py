@@ -163,9 +163,9 @@ def test_recorder_writes_every_message_as_it_was_sent(graph: Graph, tmp_path: Pa
     with publishing:
         wait_until(lambda: publishing.count >= 40, "two seconds of driving")
         node.wait_for_output("nobody publishes /imu")
+        node.wait_for_output("topics that are published: /camera/image_raw, /lidar/points, /odom")
     time.sleep(0.3)
     assert node.end(signal.SIGINT) == 0, node.output
-    assert "topics that are published: /camera/image_raw, /lidar/points, /odom" in node.output
     assert "parameter 'topics'" in node.output
     bag = Bag(tmp_path / "bag")
     assert bag.damage == {}
