@@ -2,13 +2,16 @@
 
 ::
 
-    map.json                 schema, student, frame, counts, SHA-256 of the other files
+    map.json                 schema, student, frame, counts, memory that it takes loaded, SHA-256 of the other files
     descriptors.safetensors  ``ids`` (N,) int64 and ``descriptors`` (N, D) float16
     keyframes.parquet        one row per place: id, stamp_ns, session, x, y, z, qx, qy, qz, qw
     thumbnails.parquet       one row per place that has a picture: id, jpeg
 
 ``map.json`` is written in one fixed form and carries its own checksum, so that a changed byte in any file is noticed.
-The checksums find damage; they are no signature.
+The checksums find damage; they are no signature. One process at a time may write a map (``vpr_kd_ros.map_lock``); any
+number may read it, even while it is replaced.
+
+Schema 1 did not announce its memory; descriptors in float32 are read too, and rounded.
 """
 
 from __future__ import annotations
@@ -30,13 +33,15 @@ from safetensors import SafetensorError
 
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.map_lock import MapLock
 
-SCHEMA = 1
+SCHEMA = 2
 INFO = "map.json"
 DESCRIPTORS = "descriptors.safetensors"
 KEYFRAMES = "keyframes.parquet"
 THUMBNAILS = "thumbnails.parquet"
 _FILES = (DESCRIPTORS, KEYFRAMES, THUMBNAILS)
+_READ_TRIES = 5
 
 _POSE_COLUMNS = ("x", "y", "z", "qx", "qy", "qz", "qw")
 _KEYFRAME_SCHEMA = pa.schema(
@@ -44,6 +49,8 @@ _KEYFRAME_SCHEMA = pa.schema(
     + [(name, pa.float64()) for name in _POSE_COLUMNS]
 )
 _THUMBNAIL_SCHEMA = pa.schema([("id", pa.int64()), ("jpeg", pa.binary())])
+# Of a loaded place beyond descriptor and picture: pose, stamp, session, and its entries in tables by id.
+_PLACE_BYTES = 1000
 _INFO_TYPES = {
     "schema": int,
     "student_fingerprint": str,
@@ -51,6 +58,7 @@ _INFO_TYPES = {
     "descriptor_dim": int,
     "places": int,
     "next_id": int,
+    "memory_bytes": int,
     "files": dict,
     "checksum": str,
 }
@@ -77,35 +85,48 @@ class MapContent:
     descriptors: NDArray[np.float16]
     places: list[Place]
 
+    @property
+    def memory_bytes(self) -> int:
+        """What the map takes at most once it is loaded, twice its descriptors while it loads included."""
+        pictures = sum(len(place.jpeg) for place in self.places if place.jpeg is not None)
+        count, dim = self.descriptors.shape
+        return int(count * (4 * dim + _PLACE_BYTES) + pictures)
+
 
 def write_map(path: Path, content: MapContent) -> None:
     """Write a map so that a kill at any moment leaves a whole map, the old or the new one.
 
     The new map is written to ``.NAME.new`` beside its place and flushed to the disk. Then the old one is moved aside to
     ``.NAME.old``, the new one is moved in, and the old one is removed. Between the two moves no map stands at
-    ``path``; ``read_map`` then takes the one that was moved aside. One process at a time may save a map.
+    ``path``; ``read_map`` then takes the one that was moved aside.
 
     Raises:
-        DataError: something that is no place map stands at ``path``, or the file system refuses.
+        DataError: something that is no place map stands at ``path``, another process writes it, or the file system
+            refuses.
     """
     path = path.absolute()
     if path.exists() and not (path / INFO).is_file() and not (path.is_dir() and not any(path.iterdir())):
         raise DataError(f"{path}: exists and is not a place map; choose another path")
-    new, old = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        _write_files(new, content)
-        _flush(new)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        new.rename(path)
-        _flush(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with MapLock(path):
+            _replace(path, content)
     except OSError as error:
         raise DataError(f"{path}: the map cannot be written: {error}") from error
+
+
+def _replace(path: Path, content: MapContent) -> None:
+    new, old = _beside(path)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    _write_files(new, content)
+    _flush(new)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    new.rename(path)
+    _flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_map(path: Path) -> MapContent:
@@ -115,6 +136,18 @@ def read_map(path: Path) -> MapContent:
         DataError: there is no map, a file is missing or damaged, or the schema is newer.
     """
     path = path.absolute()
+    for _ in range(_READ_TRIES):
+        before = _identity(path)
+        try:
+            return _read(path)
+        except DataError:
+            # Another process replaced the map in the meantime: what was missing is there now.
+            if _identity(path) == before:
+                raise
+    return _read(path)
+
+
+def _read(path: Path) -> MapContent:
     if not path.exists():
         old = _beside(path)[1]
         if not old.exists():
@@ -135,7 +168,7 @@ def read_map(path: Path) -> MapContent:
         ids.shape == (count,)
         and ids.dtype == np.int64
         and descriptors.shape == (count, info["descriptor_dim"])
-        and descriptors.dtype == np.float16
+        and descriptors.dtype in (np.float16, np.float32)
         and np.array_equal(keyframes["id"].to_numpy(), ids)
         and bool((np.diff(ids, prepend=-1, append=info["next_id"]) > 0).all())
         and bool(np.isfinite(poses).all())
@@ -150,7 +183,26 @@ def read_map(path: Path) -> MapContent:
             ids.tolist(), poses, keyframes["stamp_ns"].to_pylist(), keyframes["session"].to_pylist(), strict=True
         )
     ]
-    return MapContent(info["student_fingerprint"], info["frame_id"], info["next_id"], ids, descriptors, places)
+    return MapContent(
+        info["student_fingerprint"],
+        info["frame_id"],
+        info["next_id"],
+        ids,
+        descriptors.astype(np.float16, copy=False),
+        places,
+    )
+
+
+def _identity(path: Path) -> list[tuple[int, int]]:
+    """Which folders stand at a map's place and beside it; another one has another identity."""
+    found = []
+    for folder in (path, _beside(path)[1]):
+        try:
+            status = (folder / INFO).stat()
+        except OSError:
+            continue
+        found.append((status.st_ino, status.st_mtime_ns))
+    return found
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
@@ -180,6 +232,7 @@ def _write_files(folder: Path, content: MapContent) -> None:
         "descriptor_dim": int(content.descriptors.shape[1]),
         "places": len(content.places),
         "next_id": content.next_id,
+        "memory_bytes": content.memory_bytes,
         "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _FILES},
     }
     (folder / INFO).write_text(_render({**info, "checksum": _checksum(info)}))
@@ -196,10 +249,11 @@ def _read_info(path: Path) -> dict[str, Any]:
     schema = info.get("schema") if isinstance(info, dict) else None
     if type(schema) is int and schema > SCHEMA:
         raise DataError(f"{path}: schema {schema}; this version reads up to {SCHEMA}: update vpr_kd_ros")
+    types = {key: kind for key, kind in _INFO_TYPES.items() if schema != 1 or key != "memory_bytes"}
     whole = (
         isinstance(info, dict)
-        and set(info) == set(_INFO_TYPES)
-        and all(type(info[key]) is kind for key, kind in _INFO_TYPES.items())
+        and set(info) == set(types)
+        and all(type(info[key]) is kind for key, kind in types.items())
         and _checksum({key: value for key, value in info.items() if key != "checksum"}) == info["checksum"]
         and _render(info) == text
     )

@@ -33,6 +33,7 @@ def describe(content: MapContent) -> str:
         f"frame       {content.frame_id}",
         f"places      {len(content.ids)}, descriptors of {content.descriptors.shape[1]}",
         f"pictures    {sum(place.jpeg is not None for place in content.places)}",
+        f"memory      {content.memory_bytes / 1e6:.1f} MB once it is loaded",
     ]
     if content.places:
         low, high = positions(content).min(axis=0), positions(content).max(axis=0)

@@ -47,7 +47,7 @@ class PlaceMap:
         self.descriptor_dim = descriptor_dim
         self.student_fingerprint = student_fingerprint
         self.frame_id = frame_id
-        self._index = PlaceIndex(descriptor_dim)
+        self._index = PlaceIndex(descriptor_dim, half=True)
         self._places: dict[int, Place] = {}
         self._next_id = 0
         self._spacing: float | None = None
@@ -177,24 +177,31 @@ class PlaceMap:
         write_map(Path(path), content)
 
     @classmethod
-    def load(cls, path: str | Path, student_fingerprint: str | None = None) -> PlaceMap:
+    def load(cls, path: str | Path, student_fingerprint: str | None = None, search: str = "auto") -> PlaceMap:
         """Read a map and verify it.
 
         Args:
             path: the map's folder.
             student_fingerprint: of the student that will search it; None skips the comparison.
+            search: ``auto``, ``exact`` or ``approximate``, see ``PlaceIndex.build``.
 
         Raises:
+            ConfigError: ``search`` is none of these.
             DataError: there is no map, a file is missing or damaged, the schema is newer, or another student made it.
         """
         content = read_map(Path(path))
         place_map = cls(content.descriptors.shape[1], content.student_fingerprint, content.frame_id)
         if student_fingerprint is not None:
             place_map.require_student(student_fingerprint, str(path))
-        place_map._index.add(content.ids, content.descriptors.astype(np.float32))
+        place_map._index = PlaceIndex.build(content.ids, content.descriptors, search)
         place_map._places = dict(zip(content.ids.tolist(), content.places, strict=True))
         place_map._next_id = content.next_id
         return place_map
+
+    @property
+    def approximate(self) -> bool:
+        """Whether a search may miss a place, see ``PlaceIndex``."""
+        return self._index.approximate
 
     def require_student(self, student_fingerprint: str, name: str = "place map") -> None:
         """Raise DataError, beginning with ``name``, unless the map was made with this student."""
