@@ -175,6 +175,24 @@ def test_compressed_bags_give_the_same_session(storage: str, compression: str, t
             ingest(path, tmp_path / "without", config())
 
 
+@pytest.mark.parametrize("kind", ["mcap", "bag"])
+def test_heads_of_messages_tell_stamp_and_frame(kind: str, tmp_path: Path) -> None:
+    records = drive(6, lidar_frame="roof/lidar")
+    path = bag1(tmp_path / "d.bag", records) if kind == "bag" else bags.write_bag(tmp_path / "d", records)
+    with Bag(path) as bag:
+        whole = list(bag.messages({"/points", "/camera"}))
+        heads = list(bag.messages({"/points", "/camera"}, heads={"/points"}))
+        assert [message[:2] for message in heads] == [message[:2] for message in whole]
+        for (topic, _, head), (_, _, data) in zip(heads, whole, strict=True):
+            header = bag.decode(topic, data).header
+            assert data.startswith(head)
+            assert (len(head) == len(data)) == (topic == "/camera" or kind == "bag")
+            assert bag.frame_id(topic, head) == header.frame_id
+            assert bag.stamp_ns(topic, head) == header.stamp.sec * 10**9 + header.stamp.nanosec
+        with pytest.raises(DataError, match="has no header"):
+            bag.frame_id("/points", whole[0][2][:18])
+
+
 def test_the_report_says_counts_offsets_and_notices(recorded: Path, tmp_path: Path) -> None:
     text = report(ingest(recorded, tmp_path, config(time_tolerance_s=0.015)))
     assert "of 40 images" in text

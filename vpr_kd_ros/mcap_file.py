@@ -42,6 +42,8 @@ _MALFORMED = (
     RuntimeError,
     MemoryError,
 )
+HEAD_BYTES = 512
+"""Of a message: enough for its header, and no megabyte is copied for its stamp."""
 WORKERS = 2
 AHEAD_BYTES = 64 << 20
 """Chunks are unpacked ahead as long as they are together no larger than this."""
@@ -96,10 +98,11 @@ class Damage:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Topics (None: all) and, of each topic, log times (None: all) of the messages wanted."""
+    """Topics (None: all) and, of each, log times (None: all) of the messages wanted; topics of which heads will do."""
 
     topics: Collection[str] | None = None
     times: Mapping[str, Set[int]] | None = None
+    heads: Collection[str] = ()
 
     def has(self, topic: str, time: int) -> bool:
         return (self.topics is None or topic in self.topics) and (self.times is None or time in self.times[topic])
@@ -117,8 +120,8 @@ class _Span:
     log_time: int
     publish_time: int
 
-    def message(self) -> Message:
-        data = self.chunk[self.start : self.stop]
+    def message(self, head: bool) -> Message:
+        data = self.chunk[self.start : min(self.stop, self.start + HEAD_BYTES) if head else self.stop]
         return Message(self.channel_id, self.log_time, data, self.publish_time, self.sequence)
 
 
@@ -149,7 +152,7 @@ class _Channels:
             elif isinstance(record, _Span):
                 channel = self.channels.get(record.channel_id)
                 if channel is not None and wanted.has(channel.topic, record.log_time):
-                    yield channel, record.message()
+                    yield channel, record.message(channel.topic in wanted.heads)
             elif isinstance(record, Message):
                 channel = self.channels.get(record.channel_id)
                 if channel is not None and wanted.has(channel.topic, record.log_time):
@@ -185,7 +188,10 @@ class McapFile:
             self._count()
 
     def messages(
-        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+        self,
+        topics: Collection[str] | None = None,
+        times: Mapping[str, Set[int]] | None = None,
+        heads: Collection[str] = (),
     ) -> Iterator[tuple[str, int, bytes]]:
         """Topic, log time in nanoseconds, and serialized bytes of each message.
 
@@ -196,11 +202,12 @@ class McapFile:
             topics: those wanted; None means all.
             times: of each topic the log times wanted, in nanoseconds; chunks that hold none by their index are not
                 read. None means all.
+            heads: topics of whose messages the first ``HEAD_BYTES`` will do, which may be all that is given.
 
         Raises:
             MissingDependencyError: the chunks are compressed with a library that is not installed.
         """
-        wanted = _Wanted(topics if times is None else times.keys(), times)
+        wanted = _Wanted(topics if times is None else times.keys(), times, heads)
         for channel, _known, message in self._by_time(wanted) if self._chunks else self._as_written(wanted):
             yield channel.topic, message.log_time, message.data
 

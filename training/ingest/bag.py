@@ -64,7 +64,10 @@ class _File(Protocol):
     def start_ns(self) -> int | None: ...
 
     def messages(
-        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+        self,
+        topics: Collection[str] | None = None,
+        times: Mapping[str, Set[int]] | None = None,
+        heads: Collection[str] = (),
     ) -> Iterator[tuple[str, int, bytes]]: ...
 
 
@@ -125,7 +128,10 @@ class Bag:
         return [*self._notices, *(line for source in self._sources for line in self._damage_of(source))]
 
     def messages(
-        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+        self,
+        topics: Collection[str] | None = None,
+        times: Mapping[str, Set[int]] | None = None,
+        heads: Collection[str] = (),
     ) -> Iterator[tuple[str, int, bytes]]:
         """Topic, time of recording (ns) and serialized bytes of each message.
 
@@ -135,6 +141,7 @@ class Bag:
             topics: those wanted; None means all.
             times: of each topic the times of recording wanted, in place of ``topics``: an indexed MCAP file is read
                 only where they are.
+            heads: topics of whose messages the header will do: the rest may be missing.
 
         Raises:
             DataError: a file that is not MCAP is damaged.
@@ -145,7 +152,7 @@ class Bag:
         while coming or due:
             if coming and (not due or (coming[-1][1].start_ns or 0) <= due[0][0]):
                 number, source = coming.pop()
-                stream = source.messages(topics, times)
+                stream = source.messages(topics, times, heads)
             else:
                 _, number, message, stream = heapq.heappop(due)
                 yield message
@@ -193,6 +200,22 @@ class Bag:
         except (struct.error, IndexError) as error:
             raise DataError(f"{topic}: a message of {len(data)} bytes has no header") from error
         return int(seconds) * 1_000_000_000 + int(nanoseconds)
+
+    def frame_id(self, topic: str, data: bytes) -> str:
+        """Frame of the header that the serialized bytes begin with; nothing else is decoded.
+
+        Raises:
+            DataError: there are too few bytes, or they are no text.
+        """
+        try:
+            # Before it are 12 bytes, of ROS 1 (number and stamp) as of CDR (its head and the stamp).
+            ros1 = self.topics[topic].encoding == "ros1"
+            (length,) = struct.unpack_from("<I" if ros1 or data[1] & 1 else ">I", data, 12)
+            if 16 + length > len(data):
+                raise ValueError(f"its frame has {length} characters")
+            return data[16 : 16 + length].rstrip(b"\0").decode()
+        except (struct.error, IndexError, ValueError) as error:
+            raise DataError(f"{topic}: a message of {len(data)} bytes has no header: {error}") from error
 
     def _metadata(self) -> dict[str, Any]:
         path = self.path / "metadata.yaml"
@@ -300,7 +323,10 @@ class _RosbagsFile:
         self._reader.close()
 
     def messages(
-        self, topics: Collection[str] | None = None, times: Mapping[str, Set[int]] | None = None
+        self,
+        topics: Collection[str] | None = None,
+        times: Mapping[str, Set[int]] | None = None,
+        heads: Collection[str] = (),
     ) -> Iterator[tuple[str, int, bytes]]:
         topics = topics if times is None else times.keys()
         wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]

@@ -59,7 +59,7 @@ def scan(bag: Bag, roles: Roles, config: IngestConfig, progress: Progress) -> Sc
     posed = set(source.topics) if source is not None else set()
     wanted = set(sensors) | static | posed
     total = sum(bag.topics[name].count for name in wanted)
-    for topic, log_time, data in progress.of("scan", bag.messages(wanted), total):
+    for topic, log_time, data in progress.of("scan", bag.messages(wanted, heads=set(sensors) - posed), total):
         if topic in static:
             _add_transforms(bag, topic, data, found)
         if source is not None and topic in posed:
@@ -84,7 +84,7 @@ def scan(bag: Bag, roles: Roles, config: IngestConfig, progress: Progress) -> Sc
 
 def _frame_id(bag: Bag, topic: str, data: bytes) -> str:
     try:
-        return str(bag.decode(topic, data).header.frame_id)
+        return bag.frame_id(topic, data)
     except DataError:
         return ""
 
