@@ -391,3 +391,14 @@ def test_methods_say_what_they_cannot_compare() -> None:
 def test_low_quality_without_correlations_needs_no_maps() -> None:
     terms = build_method("low-quality", {"ickd_weight": 0.0})(descriptors(0), descriptors(1))
     assert terms.keys() == {"mse"}
+
+
+def test_a_batch_without_triples_still_reaches_an_adaptor() -> None:
+    """Processes that train together wait for the gradient of every weight."""
+    method = build_method("lsdnet", {"triples": "task", "adaptor": "teacher"}, teacher_dim=4, student_dim=4)
+    none = torch.arange(0)
+    terms = method(descriptors(0), descriptors(1).requires_grad_(), Context(triplets=(none, none, none)))
+    loss = torch.stack(list(terms.values())).sum()
+    assert loss.item() == 0
+    torch.autograd.backward(loss)
+    assert all(p.grad is not None and not p.grad.any() for p in method.parameters())

@@ -84,7 +84,9 @@ def triple_losses(teacher: Tensor, student: Tensor, triplets: Triplets) -> tuple
         triplets: queries, positives, negatives; where there are none, the terms are zero.
     """
     if len(triplets[0]) == 0:
-        return student.sum() * 0, student.sum() * 0
+        # Of both: several processes expect a gradient, if only of zero, for an adaptor on either side.
+        nothing = (teacher.sum() + student.sum()) * 0
+        return nothing, nothing
     distances, cosines = zip(*(_sides_and_cosines(x, triplets) for x in (teacher, student)), strict=True)
     mu = [x.mean(dim=1, keepdim=True) for x in distances]
     expected, actual = (x / torch.where(m == 0, 1.0, m) for x, m in zip(distances, mu, strict=True))
@@ -135,6 +137,9 @@ class LSDNet(DistillationMethod):
             the rest as a negative (`topological_losses`); ``task``, those of the task loss: of each image with a pose,
             the hardest positive and negative.
     """
+
+    paper = "LSDNet, IROS 2022"
+    needs = "any teacher; a camera teacher for its feature maps (feature_weight)"
 
     def __init__(self, weight: float = 1.0, feature_weight: float = 0.0, triples: str = "teacher") -> None:
         super().__init__()
