@@ -14,11 +14,11 @@ from support.bags import START_NS, Record
 from support.ingested import ingest
 from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
-from training.ingest.geodesy import course, east_north_up
 from training.ingest.inspect import inspect
 from training.ingest.trajectory_files import read_trajectory
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
+from vpr_kd_ros.geodesy import course, east_north_up
 from vpr_kd_ros.geometry import Floats
 
 MS = 1_000_000

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from training.ingest.dataset_frames import DatasetConfig, Found, Frame
-from training.ingest.geodesy import course
 from training.ingest.select import nearest, spaced_in_place
 from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geodesy import course
 from vpr_kd_ros.geometry import Floats, Ints, Pose, Trajectory, quaternion_from_yaw
 
 MICROSECOND_NS = 1000

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from training.ingest.boreas import boreas
 from training.ingest.dataset_frames import DatasetConfig, Found, Frame
-from training.ingest.geodesy import course
 from training.ingest.keyframes import shrink
 from training.ingest.select import nearest
 from training.sessions import SessionInfo, SessionWriter
 from vpr_kd_ros.decode import image_from_message
 from vpr_kd_ros.errors import ConfigError, DataError
+from vpr_kd_ros.geodesy import course
 from vpr_kd_ros.geometry import Floats, Ints, Pose
 
 IMAGES = (".jpg", ".jpeg", ".png")

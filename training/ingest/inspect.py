@@ -13,13 +13,13 @@ from tqdm import tqdm
 from training.ingest.bag import Bag, Topic
 from training.ingest.config import IngestConfig
 from training.ingest.frames import BASE, Edge, find_chain, find_extrinsic, stamped_transforms, transforms_of
-from training.ingest.geodesy import fix_from_message
 from training.ingest.poses import TF_TYPE
 from training.ingest.report import histogram
 from training.ingest.select import nearest
 from training.ingest.topics import FIX_TYPE, TYPES, candidates
 from vpr_kd_ros.decode import cloud_from_message, image_from_message, pose_from_message
 from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geodesy import fix_from_message
 from vpr_kd_ros.geometry import Floats, Ints
 
 MAP_FRAMES = ("map", "world", "earth", "odom")

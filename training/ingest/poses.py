@@ -16,12 +16,12 @@ from scipy.spatial.transform import Rotation
 from training.ingest.bag import Bag
 from training.ingest.config import TF, IngestConfig
 from training.ingest.frames import find_chain, stamped_transforms
-from training.ingest.geodesy import course, east_north_up, fix_from_message
 from training.ingest.stamps import Stamps
 from training.ingest.topics import FIX_TYPE, Roles
 from training.ingest.trajectory_files import read_trajectory
 from vpr_kd_ros.decode import pose_from_message
 from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.geodesy import course, east_north_up, fix_from_message
 from vpr_kd_ros.geometry import Floats, Ints, Trajectory, quaternion_from_yaw
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
