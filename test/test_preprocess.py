@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -12,8 +14,11 @@ import pytest
 import torch
 
 from support.tiny import picture
+from training.data.dataset import Keyframes
+from training.sessions import Session, SessionInfo, SessionWriter
+from vpr_kd_ros.decode import image_from_message
 from vpr_kd_ros.errors import DataError
-from vpr_kd_ros.preprocess import Preprocess
+from vpr_kd_ros.preprocess import BatchInput, Preprocess
 
 
 def test_shrinking_averages_as_opencv_does() -> None:
@@ -89,3 +94,51 @@ def test_what_is_no_image_is_refused() -> None:
     for image in (np.zeros((8, 8)), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 0, 3), np.uint8)):
         with pytest.raises(DataError, match="RGB"):
             Preprocess(4, 4).resize(image)  # type: ignore[arg-type]
+
+
+CPU = torch.device("cpu")
+
+
+def test_training_and_robot_see_the_same_pixels(tmp_path: Path) -> None:
+    """A keyframe as training reads it, and the same JPEG as a camera's message: equal bit for bit."""
+    preprocess = Preprocess(24, 40)
+    rng = np.random.default_rng(0)
+    with SessionWriter(tmp_path / "s", SessionInfo(name="s", region="r", condition="sun", frame_id="map")) as writer:
+        for i in range(3):
+            writer.add(stamp_ns=i + 1, image=rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), cloud=None, pose=None)
+    keyframes = Keyframes([Session(tmp_path / "s")], preprocess)
+    learnt = preprocess.normalise(keyframes.frames([0, 1, 2], images=True).images)  # type: ignore[arg-type]
+    files = sorted((tmp_path / "s" / "images").iterdir())
+    messages = [SimpleNamespace(format="jpeg", data=file.read_bytes()) for file in files]
+    seen = BatchInput(preprocess, CPU)([image_from_message(message) for message in messages])
+    assert torch.equal(seen, learnt)
+    raw = [np.ascontiguousarray(keyframes.sessions[0].image(i)[:, :, ::-1]) for i in range(3)]
+    messages = [
+        SimpleNamespace(encoding="bgr8", height=60, width=90, step=270, is_bigendian=0, data=image.tobytes())
+        for image in raw
+    ]
+    assert torch.equal(BatchInput(preprocess, CPU)([image_from_message(message) for message in messages]), learnt)
+
+
+def test_a_batch_is_what_its_images_are_by_themselves() -> None:
+    preprocess = Preprocess(16, 24)
+    make = BatchInput(preprocess, CPU)
+    for count in (3, 1, 5, 2):
+        images = [picture(count + i, 16 + 7 * (i % 3), 24 + 11 * i) for i in range(count)]
+        batch = make(images)
+        assert batch.is_contiguous()
+        assert torch.equal(batch, torch.stack([preprocess(image) for image in images]))
+    assert make([]).shape == (0, 3, 16, 24)
+
+
+def test_the_buffers_of_a_batch_are_used_again() -> None:
+    make = BatchInput(Preprocess(16, 24), CPU)
+    first = make([picture(0)] * 4)
+    assert make([picture(1)]).data_ptr() == first.data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_normalises_as_the_cpu_does() -> None:
+    images = [picture(i, 50, 70) for i in range(5)]
+    found = BatchInput(Preprocess(16, 24), torch.device("cuda"))(images)
+    assert torch.equal(found.cpu(), BatchInput(Preprocess(16, 24), CPU)(images))

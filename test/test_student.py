@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,8 @@ def change_metadata(tmp_path: Path, tiny_student: Path, **changes: Any) -> Path:
         ({"preprocess": {**TINY_PREPROCESS.to_dict(), "resizer": "nearest"}}, "resizer"),
         ({"fingerprint": "0" * 64}, "fingerprint"),
         ({"calibration": {"intercept": 1}}, "calibration"),
+        ({"parity": [{"runtime": "torch"}]}, "parity"),
+        ({"parity": "good"}, "parity"),
         ({"name": 3}, "name"),
         ({"colour": "red"}, "colour"),
     ],
@@ -332,6 +335,19 @@ def test_metadata_that_does_not_fit_is_refused(
     with pytest.raises(DataError, match=message) as caught:
         Student.load(path)
     assert str(caught.value).count(str(path)) == 1
+
+
+def test_an_artefact_of_the_first_schema_is_still_read(tmp_path: Path, tiny_student: Path) -> None:
+    content = members(tiny_student)
+
+    def older(values: dict[str, Any]) -> None:
+        values["schema"] = 1
+        del values["parity"]
+
+    content[METADATA] = edited_json(content[METADATA], older)
+    metadata = Student.load(write_sealed(tmp_path / "s.pt2", content)).metadata
+    assert (metadata.schema, metadata.parity) == (1, ())
+    assert StudentMetadata.from_dict(metadata.to_dict()) == metadata
 
 
 class Static(torch.nn.Module):
@@ -397,6 +413,16 @@ def test_an_output_without_direction(tmp_path: Path) -> None:
     save_student(tmp_path / "s.pt2", program, StudentMetadata("s", "none", 3, flat))
     found = Student.load(tmp_path / "s.pt2").describe([np.zeros((8, 8, 3), dtype=np.uint8)])
     np.testing.assert_array_equal(found, np.zeros((1, 3)))
+
+
+def test_several_threads_may_ask_one_student(tiny_student: Path) -> None:
+    student = Student.load(tiny_student)
+    images = [picture(i) for i in range(8)]
+    wanted = student.describe(images)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: student.describe([images[i % 8]])[0], range(200)))
+    for i, row in enumerate(found):
+        np.testing.assert_allclose(row, wanted[i % 8], atol=1e-6)
 
 
 def test_images_that_are_no_images(tiny_student: Path) -> None:
