@@ -20,6 +20,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("min_similarity", "", "and from this similarity on; needed for students without a calibration"),
             argument("mode", "", "single: each image alone; belief: filtered over time, by odometry if any"),
             argument("odom", "odom", "topic of the robot's odometry, for mode belief"),
+            argument("publish_tf", "", "true: publish the transform from the map to the odometry's frame"),
             argument("device", "", "where the student runs: cpu, cuda, cuda:N or auto"),
             argument("backend", "", "what runs it: torch, onnxruntime, tensorrt, torch-tensorrt, or auto: the fastest"),
             argument("precision", "", "fp32, or fp16 on a CUDA device"),
@@ -27,7 +28,7 @@ def generate_launch_description() -> LaunchDescription:
             node(
                 "localizer",
                 parameters=[
-                    *("student", "map", "image_transport", "min_probability", "min_similarity", "mode"),
+                    *("student", "map", "image_transport", "min_probability", "min_similarity", "mode", "publish_tf"),
                     *("device", "backend", "precision"),
                 ],
                 remappings={"image": "image", "odom": "odom"},

@@ -19,7 +19,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("image", "camera/image_raw", "topic of the camera; without /compressed, see image_transport"),
             argument("image_transport", "", "raw or compressed"),
             argument("pose", "odom", "topic of the robot's pose in the map's frame"),
-            argument("pose_source", "", "its type: odometry, pose or pose_with_covariance"),
+            argument("pose_source", "", "its type: odometry, pose, pose_with_covariance or fix; or tf"),
             argument("map_frame", "", "frame of the map, which is the frame of the poses"),
             argument("device", "", "where the student runs: cpu, cuda, cuda:N or auto"),
             argument("backend", "", "what runs it: torch, onnxruntime, tensorrt, torch-tensorrt, or auto: the fastest"),

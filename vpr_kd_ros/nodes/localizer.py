@@ -27,6 +27,7 @@ from vpr_kd_ros.conversions import columns_to_cloud, pose_with_covariance_to_mes
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Floats, Pose
+from vpr_kd_ros.index import SEARCHES
 from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig, Match
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
@@ -71,6 +72,11 @@ class LocalizerParameters(StudentParameters):
         "mode belief: how much one image counts; less is slower and knows better where there is no map",
         low=0.01,
         high=1.0,
+    )
+    search: str = parameter(
+        "auto",
+        "exact; approximate: may miss a place; auto: exact up to 250 000 places",
+        choices=SEARCHES,
     )
     candidates: int = parameter(10, "places looked up for each image", low=1, high=1000)
     cluster_radius_m: float = parameter(
@@ -153,7 +159,8 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._localizer = localizer
         self.logger.info(
             f"student {student.metadata.name!r} ({student.metadata.method}, {student.runtime}), "
-            f"map {config.map}: {len(localizer.place_map)} places in frame {localizer.place_map.frame_id!r}"
+            f"map {config.map}: {len(localizer.place_map)} places in frame {localizer.place_map.frame_id!r}, "
+            f"{'approximate' if localizer.place_map.approximate else 'exact'} search"
         )
 
     def activate(self) -> None:
@@ -286,7 +293,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
     def _with_map(self, student: Student) -> Localizer:
         config = self.config
-        place_map = PlaceMap.load(Path(config.map).expanduser(), student.metadata.fingerprint)
+        place_map = PlaceMap.load(Path(config.map).expanduser(), student.metadata.fingerprint, config.search)
         return Localizer(
             student,
             place_map,

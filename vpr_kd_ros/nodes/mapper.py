@@ -17,26 +17,37 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
+from sensor_msgs.msg import NavSatFix
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.map_lock import MapLock
 from vpr_kd_ros.mapper import Mapper, MapperConfig
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
+from vpr_kd_ros.nodes.device import free_device_memory
+from vpr_kd_ros.nodes.fixes import FixPoses
 from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
 from vpr_kd_ros.nodes.markers import places_marker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate
 from vpr_kd_ros.nodes.students import StudentParameters, load_student
 from vpr_kd_ros.nodes.topics import qos_profile
+from vpr_kd_ros.nodes.transforms import TransformPoses
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
 
-POSE_TYPES = {"odometry": Odometry, "pose": PoseStamped, "pose_with_covariance": PoseWithCovarianceStamped}
+FIX, TF = "fix", "tf"
+POSE_TYPES = {
+    "odometry": Odometry,
+    "pose": PoseStamped,
+    "pose_with_covariance": PoseWithCovarianceStamped,
+    FIX: NavSatFix,
+}
 # Images that wait for a pose: a second at the rate of common cameras.
 MAX_WAITING = 30
 
@@ -56,7 +67,16 @@ class MapperParameters(StudentParameters):
     )
     max_views: int = parameter(0, "views of one spot that are kept, the most different ones; 0: all", low=0)
     view_radius_m: float = parameter(1.0, "places nearer than this are one spot, metres", low=0.01)
-    pose_source: str = parameter("odometry", "message type of the topic 'pose'", choices=tuple(POSE_TYPES))
+    pose_source: str = parameter(
+        "odometry",
+        "message type of the topic 'pose' (fix: NavSatFix), or tf: the transform of base_frame in map_frame",
+        choices=(*POSE_TYPES, TF),
+    )
+    base_frame: str = parameter("base_link", "pose_source tf: the robot's frame")
+    nav_origin: tuple[float, ...] = parameter(
+        (),
+        "pose_source fix: latitude, longitude (degrees), altitude (metres) of the map's origin; empty: the first fix",
+    )
     max_pose_gap_s: float = parameter(0.5, "poses around an image may be this far apart, seconds", low=0.001)
     max_pose_wait_s: float = parameter(1.0, "an image waits this long for the pose after it, seconds", low=0.01)
     save_every: int = parameter(50, "save the map after so many new keyframes; 0: only when asked", low=0)
@@ -81,7 +101,9 @@ class MapperNode(VprNode[MapperParameters]):
         super().__init__("mapper", MapperParameters)
         self._mapper: Mapper | None = None
         self._path = Path()
-        self._poses = PoseBuffer()
+        self._poses: PoseBuffer | TransformPoses = PoseBuffer()
+        self._fixes = FixPoses()
+        self._map_lock: MapLock | None = None
         self._waiting: deque[_Waiting] = deque()
         self._drops = Drops()
         self._images = Rate()
@@ -109,10 +131,18 @@ class MapperNode(VprNode[MapperParameters]):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
         self._path = Path(config.map).expanduser()
+        self._path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        self._map_lock = MapLock(self._path)
+        self._fixes = FixPoses(config.nav_origin)
         there = self._path.exists()
         if there and not config.append:
             raise ConfigError(
                 f"parameter 'map': {config.map} exists; set 'append' to add to it, or name another folder"
+            )
+        if there and config.pose_source == FIX and not config.nav_origin:
+            raise ConfigError(
+                f"parameter 'nav_origin': it is not given, and {config.map} was made from another first fix; give the "
+                f"origin that the log of that drive named"
             )
         student = load_student(self)
         fingerprint = student.metadata.fingerprint
@@ -139,21 +169,21 @@ class MapperNode(VprNode[MapperParameters]):
 
     def activate(self) -> None:
         """Subscribe to the images and the poses."""
-        self._poses = PoseBuffer(max_gap_s=self.config.max_pose_gap_s)
+        config = self.config
+        if config.pose_source == TF:
+            self._poses = TransformPoses(self, config.map_frame, config.base_frame)
+        else:
+            self._poses = PoseBuffer(max_gap_s=config.max_pose_gap_s)
         self._waiting.clear()
         self._drops, self._images, self._pose_rate = Drops(), Rate(), Rate()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="mapper", daemon=True)
         self._thread.start()
-        self._entities = [
-            subscribe_images(self, self.config.image_transport, self._on_image, depth=5),
-            self.create_subscription(
-                POSE_TYPES[self.config.pose_source],
-                "pose",
-                self._on_pose,
-                qos_profile(TopicQos(reliable=False, depth=100)),
-            ),
-        ]
+        self._entities = [subscribe_images(self, config.image_transport, self._on_image, depth=5)]
+        if config.pose_source != TF:
+            qos = qos_profile(TopicQos(reliable=False, depth=100))
+            message_type = POSE_TYPES[config.pose_source]
+            self._entities.append(self.create_subscription(message_type, "pose", self._on_pose, qos))
 
     def deactivate(self) -> None:
         """Unsubscribe, and finish the images whose poses are there."""
@@ -166,16 +196,24 @@ class MapperNode(VprNode[MapperParameters]):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if isinstance(self._poses, TransformPoses):
+            self._poses.close()
+            self._poses = PoseBuffer()
 
     def cleanup(self) -> None:
-        """Save what is not saved, where 'save_on_exit' says so, and free the student and the map."""
-        if self._mapper is None:
-            return
-        if self._unsaved and self.config.save_on_exit:
-            self._save()
-        elif self._unsaved:
-            self.logger.warning(f"{self._unsaved} keyframes are not saved ('save_on_exit' is off)")
-        self._mapper = None
+        """Save what is not saved, where 'save_on_exit' says so, and free the student, the map and its lock."""
+        try:
+            if self._mapper is not None and self._unsaved:
+                if self.config.save_on_exit:
+                    self._save()
+                else:
+                    self.logger.warning(f"{self._unsaved} keyframes are not saved ('save_on_exit' is off)")
+        finally:
+            self._mapper = None
+            if self._map_lock is not None:
+                self._map_lock.close()
+                self._map_lock = None
+            free_device_memory()
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Counts and rates; a warning when images or poses do not come."""
@@ -196,8 +234,10 @@ class MapperNode(VprNode[MapperParameters]):
         if self._paused:
             return OK, "paused", values
         if self._images.silent_s() > timeout:
-            return WARN, why_no_image(self, self.config.image_transport), values
-        if self._pose_rate.silent_s() > timeout:
+            silence = why_no_image(self, self.config.image_transport)
+            self.logger.warning(silence, throttle_duration_sec=10.0)
+            return WARN, silence, values
+        if self.config.pose_source != TF and self._pose_rate.silent_s() > timeout:
             topic = self.resolve_topic_name("pose")
             return (
                 WARN,
@@ -213,20 +253,33 @@ class MapperNode(VprNode[MapperParameters]):
 
     def _on_pose(self, message: Any) -> None:
         self._pose_rate.tick()
-        frame = message.header.frame_id
-        if frame != self.config.map_frame:
-            self._drop(f"pose: it is in frame {frame!r}, the map in {self.config.map_frame!r}; set 'map_frame'")
-            return
+        poses = self._poses
+        assert isinstance(poses, PoseBuffer)
         try:
-            pose = pose_from_message(message)
+            pose = self._pose_of(message)
         except DataError as error:
             self._drop(str(error))
             return
         with self._wake:
-            if not self._poses.add(stamp_ns(message.header), pose):
+            if not poses.add(stamp_ns(message.header), pose):
                 self._waiting.clear()
                 self.logger.warning("time jumped back; waiting images and older poses are forgotten")
             self._wake.notify()
+
+    def _pose_of(self, message: Any) -> Pose:
+        if self.config.pose_source == FIX:
+            known = self._fixes.origin is not None
+            try:
+                return self._fixes.pose(message)
+            finally:
+                if not known and self._fixes.origin is not None:
+                    self.logger.info(
+                        f"origin of the map: the first fix; for more drives: nav_origin {self._fixes.origin}"
+                    )
+        frame = message.header.frame_id
+        if frame != self.config.map_frame:
+            raise DataError(f"pose: it is in frame {frame!r}, the map in {self.config.map_frame!r}; set 'map_frame'")
+        return pose_from_message(message)
 
     def _on_image(self, message: Any) -> None:
         self._images.tick()
@@ -286,7 +339,8 @@ class MapperNode(VprNode[MapperParameters]):
         while self._waiting:
             waiting = self._waiting[0]
             found = self._poses.at(waiting.stamp_ns)
-            if found is Missing.NOT_YET and time.monotonic() - waiting.monotonic_s < self.config.max_pose_wait_s:
+            may_come = found in (Missing.NOT_YET, Missing.NO_TRANSFORM)
+            if may_come and time.monotonic() - waiting.monotonic_s < self.config.max_pose_wait_s:
                 return None
             self._waiting.popleft()
             if isinstance(found, Pose):
