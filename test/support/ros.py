@@ -41,7 +41,15 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0)
 class NodeProcess:
     """One of our nodes, started as ``python -m vpr_kd_ros.nodes.NAME``."""
 
-    def __init__(self, name: str, domain: int, log: Path, parameters: dict[str, Any], remaps: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        domain: int,
+        log: Path,
+        parameters: dict[str, Any],
+        remaps: dict[str, str],
+        python_path: Sequence[Path] = (),
+    ) -> None:
         arguments = [f"-p{key}:={_yaml(value)}" for key, value in parameters.items()]
         arguments = [part for argument in arguments for part in ("-p", argument[2:])]
         arguments += [part for old, new in remaps.items() for part in ("-r", f"{old}:={new}")]
@@ -53,7 +61,7 @@ class NodeProcess:
             "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILES),
             "RCUTILS_LOGGING_BUFFERED_STREAM": "0",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join(str(path) for path in (REPOSITORY, *python_path)),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"vpr_kd_ros.nodes.{name}", "--ros-args", *arguments],
@@ -114,11 +122,15 @@ class Graph:
         self._processes: list[NodeProcess] = []
 
     def start(
-        self, name: str, parameters: dict[str, Any] | None = None, remaps: dict[str, str] | None = None
+        self,
+        name: str,
+        parameters: dict[str, Any] | None = None,
+        remaps: dict[str, str] | None = None,
+        python_path: Sequence[Path] = (),
     ) -> NodeProcess:
-        """Start one of our nodes on this domain."""
+        """Start one of our nodes on this domain, with further folders that it imports from."""
         log = self.folder / f"{name}-{len(self._processes)}.log"
-        process = NodeProcess(name, self.domain, log, parameters or {}, remaps or {})
+        process = NodeProcess(name, self.domain, log, parameters or {}, remaps or {}, python_path)
         self._processes.append(process)
         return process
 

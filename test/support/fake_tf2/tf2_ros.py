@@ -1,0 +1,51 @@
+"""The part of tf2_ros that the nodes use, over a topic of geometry_msgs, for machines that have no tf2_msgs.
+
+It shows what the nodes do with transforms; that they reach ``/tf``, only a machine with the real package can show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geometry_msgs.msg import TransformStamped
+
+TOPIC = "/fake_tf"
+
+
+class TransformException(Exception):
+    pass
+
+
+class TransformBroadcaster:
+    def __init__(self, node: Any) -> None:
+        self._publisher = node.create_publisher(TransformStamped, TOPIC, 100)
+
+    def sendTransform(self, transform: TransformStamped) -> None:  # noqa: N802, tf2's name
+        self._publisher.publish(transform)
+
+
+class Buffer:
+    def __init__(self, cache_time: Any) -> None:
+        self.transforms: dict[int, TransformStamped] = {}
+
+    def lookup_transform(self, target: str, source: str, time: Any) -> TransformStamped:
+        found = self.transforms.get(time.nanoseconds)
+        if found is None or (found.header.frame_id, found.child_frame_id) != (target, source):
+            raise TransformException(f"{target} <- {source} at {time.nanoseconds}")
+        return found
+
+    def clear(self) -> None:
+        self.transforms.clear()
+
+
+class TransformListener:
+    def __init__(self, buffer: Buffer, node: Any) -> None:
+        self._buffer, self._node = buffer, node
+        self._subscription = node.create_subscription(TransformStamped, TOPIC, self._on_transform, 100)
+
+    def unregister(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+
+    def _on_transform(self, message: TransformStamped) -> None:
+        stamp = message.header.stamp
+        self._buffer.transforms[stamp.sec * 10**9 + stamp.nanosec] = message
