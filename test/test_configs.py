@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from training.distillation import build_method
+from training.__main__ import main
+from training.distillation import METHODS, build_method
 from training.engine.config import TrainConfig, from_dict
 from training.models import build_model
+from vpr_kd_ros.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(
@@ -23,7 +26,10 @@ def test_shipped_configurations_build_what_they_name(path: Path) -> None:
     options = {key: value for key, value in config.model.options.items() if key != "pretrained"}
     model = build_model(config.model.name, options)
     if config.method.name != "none":
-        build_method(config.method.name, config.method.options, teacher_dim=128, student_dim=model.descriptor_dim)
+        teacher_dim = 128 if "adaptor" in config.method.options else model.descriptor_dim
+        build_method(
+            config.method.name, config.method.options, teacher_dim=teacher_dim, student_dim=model.descriptor_dim
+        )
 
 
 def test_the_town_compares_like_with_like() -> None:
@@ -36,3 +42,58 @@ def test_the_town_compares_like_with_like() -> None:
         distilled["batch"].pop(extra, None)
     distilled.pop("method")
     assert plain == distilled
+
+
+def test_every_method_has_a_configuration_of_its_name() -> None:
+    for name in METHODS:
+        config = yaml.safe_load((REPOSITORY / "config" / "training" / f"{name}.yaml").read_text())
+        assert config["method"]["name"] == name
+
+
+def test_what_a_method_says_that_it_needs_is_what_it_needs() -> None:
+    for name, kind in METHODS.items():
+        method = build_method(name, {})
+        assert len(kind.paper) > 3
+        assert ("adaptor" in kind.needs) == method.needs_equal_dims, name
+        assert ("in every batch" in kind.needs) == method.same_batch, name
+        if method.needs_maps:
+            assert "feature maps" in kind.needs, name
+
+
+def test_the_readmes_table_of_methods_is_the_list_of_methods() -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in (REPOSITORY / "README.md").read_text().splitlines()
+        if "config/training/" in line and line.startswith("|")
+    ]
+    expected = [
+        [f"`{name}`", kind.paper, kind.needs, f"`distill --config config/training/{name}.yaml`"]
+        for name, kind in METHODS.items()
+    ]
+    assert rows == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "near"),
+    [
+        ({"stepz": 3}, "steps"),
+        ({"batch": {"windowz": 3}}, "batch.windows"),
+        ({"task": {"lozs": "triplet"}}, "task.loss"),
+        ({"image_augmentation": {"brightnezs": 0.1}}, "image_augmentation.brightness"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_near_one(
+    values: dict[str, Any], near: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file, in a stored run, and on the command line."""
+    with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
+        from_dict(TrainConfig, {"model": {"name": "minkloc++2d"}, **values})
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"model": {"name": "minkloc++2d"}, **values}))
+    places = ["--train", "a", "--validation", "b", "--out", "c"]
+    ((key, value),) = values.items()
+    flag, given = (f"--{key}.{next(iter(value))}", "1") if isinstance(value, dict) else (f"--{key}", str(value))
+    for arguments in (["--config", str(tmp_path / "c.yaml")], ["--model.name", "minkloc++2d", flag, given]):
+        assert main(["teach", *places, *arguments]) == 2
+        error = capsys.readouterr().err
+        assert f"did you mean '{near}'" in error
+        assert len(error.splitlines()) == 2, "without the list of all options"

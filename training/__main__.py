@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from argparse import ArgumentError
+from typing import Any
 
 from vpr_kd_ros.errors import VprError, did_you_mean
 
@@ -49,8 +51,12 @@ def main(argv: list[str]) -> int:
         print(f"error: no command {name!r}{did_you_mean(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
         return 2
     command = importlib.import_module(f"training.commands.{name.replace('-', '_')}")
+    parser = command.parser()
     try:
-        command.run(command.parser().parse_args(rest))
+        command.run(_parse(parser, rest))
+    except ArgumentError as error:
+        print(f"error: {error}\n{parser.prog} --help lists the options.", file=sys.stderr)
+        return 2
     except VprError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -62,6 +68,22 @@ def main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _parse(parser: Any, arguments: list[str]) -> Any:
+    """The arguments read; an unknown one is refused with the nearest known one, and without the list of all.
+
+    Raises:
+        ArgumentError: they are not what the command takes.
+    """
+    parser.exit_on_error = False
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        from training.options import with_near_key
+
+        known = parser.get_defaults(skip_validation=True).keys()
+        raise ArgumentError(None, with_near_key(str(error), known)) from error
 
 
 if __name__ == "__main__":

@@ -1,13 +1,35 @@
-"""Building an object from a table of classes, a name and a mapping of options that a configuration file holds."""
+"""Options that a configuration file or a command line holds: objects built from them, and unknown ones refused."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vpr_kd_ros.errors import ConfigError, did_you_mean
+
+REFUSALS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"unrecognized arguments: --(?P<key>[\w.-]+)",
+        r"Option '(?P<key>[^']+)' is not accepted",
+        r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'",
+    )
+)
+"""How jsonargparse says that it does not know a key of the command line or of a file."""
+
+
+def with_near_key(message: str, known: Iterable[str]) -> str:
+    """The message, and where it refuses an unknown key the nearest of the ``known`` ones, which are dotted."""
+    for refusal in REFUSALS:
+        found = refusal.search(message)
+        if found:
+            parts = found.groupdict()
+            key = f"{parts['group']}.{parts['key']}" if parts.get("group") else parts["key"]
+            return message + did_you_mean(key, known)
+    return message
 
 
 def choice(kind: str, value: str, known: Iterable[str]) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import jsonargparse
 
-from training.distillation import METHODS
+from training.distillation import METHODS, DistillationMethod
 from training.models import MODELS
 
 DESCRIPTION = """List what can be trained: the distillation methods, the teachers and the students, by the names that
-method.name and model.name take.
+method.name and model.name take. Every method has a configuration of its name in config/training, whose head says
+which teacher it wants first and the command that trains it.
 
 Example: python -m training methods"""
 
@@ -34,7 +35,7 @@ def overview() -> str:
         if not (kind.uses_clouds or kind.uses_labels or kind.depends_on_batch)
     }
     parts: dict[str, Mapping[str, type]] = {
-        "distillation methods (--method.name)": METHODS,
+        "distillation methods (distill --config config/training/NAME.yaml)": METHODS,
         "teachers, which read more than one camera image (--model.name)": {
             name: kind for name, kind in MODELS.items() if name not in students
         },
@@ -43,9 +44,15 @@ def overview() -> str:
     width = max(len(name) for table in parts.values() for name in table)
     blocks = []
     for title, table in parts.items():
-        lines = [f"  {name:<{width}}  {_first_line(kind)}" for name, kind in table.items()]
+        lines = [f"  {name:<{width}}  {_described(kind)}" for name, kind in table.items()]
         blocks.append("\n".join([f"{title}:", *lines]))
     return "\n\n".join(blocks)
+
+
+def _described(kind: type) -> str:
+    if issubclass(kind, DistillationMethod):
+        return f"{kind.paper}. {_first_line(kind)} Needs {kind.needs}."
+    return _first_line(kind)
 
 
 def _first_line(kind: type) -> str:

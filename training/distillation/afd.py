@@ -71,6 +71,8 @@ class AFD(DistillationMethod):
         dim: of queries and keys.
     """
 
+    paper = "AFD, AAAI 2021"
+    needs = "a teacher with feature maps (it reads images)"
     compares_descriptors = False
     needs_maps = True
 

@@ -19,6 +19,9 @@ class CSD(DistillationMethod):
         weight: of the term ``similarity``.
     """
 
+    paper = "CSD, CVPR 2022"
+    needs = "any teacher, of the student's size or with an adaptor"
+
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         self.weight = weight

@@ -175,6 +175,9 @@ class DistilVPR(DistillationMethod):
         ConfigError: an unknown name, or nothing left to compute.
     """
 
+    paper = "DistilVPR, AAAI 2024"
+    needs = "any teacher, of the student's size or with an adaptor (agents tt-ss: of any size)"
+
     def __init__(
         self,
         preset: str = "scaled",

@@ -17,6 +17,9 @@ class EPCNet(DistillationMethod):
         weight: of the term ``descriptor``.
     """
 
+    paper = "EPC-Net, TIP 2022"
+    needs = "any teacher, of the student's size or with an adaptor"
+
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__()
         self.weight = weight

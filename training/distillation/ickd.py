@@ -63,6 +63,8 @@ class ICKD(DistillationMethod):
             ``lqq``, that of the distillation for low-quality queries, for maps of as many channels.
     """
 
+    paper = "ICKD, ICCV 2021"
+    needs = "a teacher with feature maps (it reads images)"
     compares_descriptors = False
     needs_maps = True
 

@@ -30,6 +30,9 @@ class KD(DistillationMethod):
         temperature: T; 1 in DistilVPR's comparison.
     """
 
+    paper = "KD, 2015"
+    needs = "any teacher, of the student's size or with an adaptor"
+
     def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
         if temperature <= 0:

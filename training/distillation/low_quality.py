@@ -24,6 +24,8 @@ class LowQuality(DistillationMethod):
             ``ickd.lqq_loss``); 0 leaves it out, and then the networks need no feature maps.
     """
 
+    paper = "low-quality queries, VPR4LQQ"
+    needs = "a teacher with feature maps (it reads images), in every batch; of the student's size or with an adaptor"
     same_batch = True
 
     def __init__(self, mse_weight: float = 1.0, ickd_weight: float = 1.0) -> None:

@@ -58,6 +58,8 @@ class DistillationMethod(nn.Module):
     descriptor was float64), and their sum is the loss.
 
     Attributes:
+        paper: where it comes from, in a few words.
+        needs: what it wants of teacher, student and data, in one line.
         adaptor: where set, it is applied first. It has weights: give ``method.parameters()`` to the optimiser.
         compares_descriptors: the terms depend on the descriptors, so that an adaptor has something to learn.
         needs_maps: `terms_in` reads the context's feature maps, and so both networks must make some.
@@ -67,6 +69,8 @@ class DistillationMethod(nn.Module):
         hands_over: the student inherits weights from the teacher (``EmbeddingModel.inherit``) before the first step.
     """
 
+    paper: str
+    needs: str
     compares_descriptors: bool = True
     needs_maps: bool = False
     needs_triplets: bool = False

@@ -34,6 +34,9 @@ class MKD(DistillationMethod):
         temperatures: the softmax temperatures that augment the predictions.
     """
 
+    paper = "MKD, CVPR 2023"
+    needs = "any teacher, of the student's size or with an adaptor"
+
     def __init__(self, weight: float = 1.0, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:
         super().__init__()
         if not temperatures or min(temperatures) <= 0:

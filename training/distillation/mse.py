@@ -32,6 +32,9 @@ class MSE(DistillationMethod):
         scale: ``mean``, ``scicevpr`` or ``vpr4lqq``, see `squared_error`.
     """
 
+    paper = "DistilVPR, AAAI 2024, Eq. 1"
+    needs = "any teacher, of the student's size or with an adaptor"
+
     def __init__(self, weight: float = 1.0, scale: str = "mean") -> None:
         super().__init__()
         self.weight = weight

@@ -88,6 +88,9 @@ class RKD(DistillationMethod):
             weight 0 a term is not computed.
     """
 
+    paper = "RKD, CVPR 2019"
+    needs = "any teacher"
+
     def __init__(self, distance_weight: float = 1.0, angle_weight: float = 2.0) -> None:
         super().__init__()
         self.distance_weight = distance_weight

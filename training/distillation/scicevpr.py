@@ -24,6 +24,8 @@ class SciceVPR(DistillationMethod):
         hand_over: whether the student inherits and freezes the convolution.
     """
 
+    paper = "SciceVPR, 2025"
+    needs = "a teacher in every batch, super-cricavpr or with hand_over false; of the student's size or with an adaptor"
     same_batch = True
 
     def __init__(self, weight: float = 1.0, hand_over: bool = True) -> None:

@@ -115,6 +115,10 @@ class StructVPR(DistillationMethod):
         n_m: N_m, at least N_t; the student's rank from which on its gap does not count for more.
     """
 
+    paper = "StructVPR, CVPR 2023"
+    needs = (
+        "poses and a pre-trained student (start); its own teacher reads semantic labels; an adaptor where sizes differ"
+    )
     needs_triplets = True
     needs_beginning = True
 

@@ -16,6 +16,7 @@ from training.data.augment import CloudAugmentation, ImageAugmentation
 from training.data.degrade import Degradation
 from training.data.pairing import Pairing
 from training.data.samplers import BatchConfig
+from training.options import with_near_key
 from vpr_kd_ros.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -164,7 +165,8 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     try:
         parsed = parser.instantiate(parser.parse_object(dict(values)))
     except (jsonargparse.ArgumentError, TypeError) as error:
-        raise ConfigError(f"configuration: {error}") from error
+        message = with_near_key(str(error), parser.get_defaults(skip_validation=True).keys())
+        raise ConfigError(f"configuration: {message}") from error
     return kind(**vars(parsed))
 
 
