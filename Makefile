@@ -1,5 +1,6 @@
 # make demo: the whole mission on the simulated town.   make test: build, test, results.
 # Both set up what they need in .venv on their first call (some minutes) and start in seconds afterwards.
+# make minkowski: build MinkowskiEngine into .venv, which nothing needs; its kernels are an alternative to our own.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,7 +17,11 @@ endif
 
 ENVIRONMENT := source $(VENV)/bin/activate && export AMENT_PREFIX_PATH="$${AMENT_PREFIX_PATH:-$(CURDIR)/$(VENV)}"
 
-.PHONY: demo test lint setup clean
+MINKOWSKI_PACKAGES := g++ libopenblas-dev
+OPENBLAS_INCLUDE = /usr/include/$$(gcc -print-multiarch)/openblas-pthread
+COMPILER_READY = command -v g++ > /dev/null && test -e "$(OPENBLAS_INCLUDE)/cblas.h"
+
+.PHONY: demo test lint setup minkowski clean
 
 demo: $(VENV)/.ready
 	$(ENVIRONMENT) && python -m training demo --out out/demo
@@ -36,6 +41,18 @@ $(VENV)/.ready: requirements/runtime.txt requirements/training.txt requirements/
 	$(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
 	$(VENV)/bin/python -m pip install --upgrade pip wheel
 	$(VENV)/bin/python -m pip install -r requirements/test.txt $(ROS_REQUIREMENTS)
+	touch $@
+
+# Its setup.py calls the pip on the PATH and wants a C++17 compiler and OpenBLAS; 16 minutes of one processor, once.
+minkowski: $(VENV)/.minkowski
+
+$(VENV)/.minkowski: $(VENV)/.ready
+	@$(COMPILER_READY) || { test $$(id -u) = 0 && command -v apt-get > /dev/null && \
+	    apt-get update && apt-get install -y --no-install-recommends $(MINKOWSKI_PACKAGES); } || \
+	    { echo "MinkowskiEngine cannot be built: as root, apt-get install $(MINKOWSKI_PACKAGES)" >&2; exit 1; }
+	source $(VENV)/bin/activate && MAX_JOBS=$$(nproc) pip install MinkowskiEngine==0.5.4 --no-build-isolation \
+	    "--config-settings=--global-option=--cpu_only --blas=openblas --blas_include_dirs=$(OPENBLAS_INCLUDE)"
+	$(VENV)/bin/python -c "from training.models.minkowski import import_minkowski; import_minkowski()"
 	touch $@
 
 clean:
