@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
@@ -21,8 +25,9 @@ from training.ingest.bag import Bag as IngestBag
 from training.ingest.recover import recover
 from vpr_kd_ros import recording
 from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.mcap_file import McapFile
 from vpr_kd_ros.message_definitions import message_definition, type_hash
-from vpr_kd_ros.playback import Bag
+from vpr_kd_ros.playback import Bag, natural_order
 from vpr_kd_ros.recording import BagWriter, TopicQos, TypeDefinition
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
@@ -354,6 +359,53 @@ def test_each_file_of_a_split_bag_is_a_bag_of_its_own(tmp_path: Path) -> None:
         total += len(messages)
     assert information["message_count"] == total == 66
     assert information["duration"]["nanoseconds"] == 59 * 10**8
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    messages=st.lists(
+        st.tuples(st.sampled_from(["/a", "/b", "/c"]), st.integers(0, 10**12), st.binary(max_size=300)), max_size=25
+    ),
+    chunk_bytes=st.integers(1, 2000),
+    max_file_bytes=st.integers(0, 3000),
+    max_file_seconds=st.sampled_from([0.0, 1.0, 500.0]),
+    compress=st.booleans(),
+    cut=st.floats(0.0, 1.0),
+)
+def test_whatever_is_written_is_read_and_of_a_cut_file_the_front(
+    tmp_path_factory: pytest.TempPathFactory,
+    messages: list[tuple[str, int, bytes]],
+    chunk_bytes: int,
+    cut: float,
+    **options: Any,
+) -> None:
+    path = tmp_path_factory.mktemp("bags") / "bag"
+    # No example is switched off at the battery, and a busy disk takes its time.
+    with patch("os.fsync"), patch("os.fdatasync"), BagWriter(path, chunk_bytes=chunk_bytes, **options) as writer:
+        for name in "abc":
+            writer.declare_topic(f"/{name}", f"some/msg/{name.upper()}", definition=TypeDefinition("uint8 x\n"))
+        for topic, stamp_ns, data in messages:
+            writer.write(topic, f"some/msg/{topic[1:].upper()}", stamp_ns, data)
+    files = sorted(path.glob("*.mcap"), key=natural_order)
+    read: list[tuple[str, int, bytes]] = []
+    for file in files:
+        with file.open("rb") as stream:
+            reader = make_reader(stream, validate_crcs=True)
+            # In the order of the file, which is that of writing.
+            read += [(c.topic, m.log_time, m.data) for _, c, m in reader.iter_messages(log_time_order=False)]
+            assert set(reader.get_summary().channels) == {1, 2, 3}
+    assert read == messages
+    with Reader(path) as reader:
+        assert sorted((c.topic, t, bytes(data)) for c, t, data in reader.messages()) == sorted(messages)
+    front: Counter[tuple[str, int, bytes]] = Counter()
+    # A recorder that is killed has no metadata.yaml yet, and half a file.
+    (path / "metadata.yaml").unlink()
+    whole = files[-1].read_bytes()
+    files[-1].write_bytes(whole[: int(cut * len(whole))])
+    with suppress(DataError):  # where nothing is left of it
+        front.update((m.topic, m.stamp_ns, m.data) for m in Bag(path).messages())
+    assert front <= Counter(messages)
+    assert front.total() >= sum(sum(t.count for t in McapFile(file).topics.values()) for file in files[:-1])
 
 
 def test_a_clock_that_is_set_back_does_not_keep_a_file_growing(tmp_path: Path) -> None:

@@ -345,6 +345,11 @@ class BagWriter:
 
     def _finish_file(self) -> FileInformation:
         file = self._file
+        with self._wake:
+            topics = list(self._topics.values())
+        # Those without a message are listed too.
+        for topic in topics:
+            self._announce(file, topic)
         file.flush()
         information = FileInformation(file.path.name, file.start_ns, file.end_ns, dict(file.written))
         # With it, a file that is taken out of its folder is a bag.
@@ -357,8 +362,6 @@ class BagWriter:
     def _finish(self) -> None:
         # It is closed already where the one after it could not be created.
         if not self._file.closed:
-            for topic in self._topics.values():
-                self._announce(self._file, topic)
             self._files.append(self._finish_file())
         write_metadata(self.path, self._information(self._files))
 
