@@ -1,11 +1,11 @@
 """How far the localizer can be trusted: simulated drives that no student was trained or calibrated on.
 
-``python benchmarks/localization.py out/demo/student.pt2``: in each region, a drive in the sun makes the map, and another
-drive under each condition is localised in it: single frames, and the belief over time with drifting odometry and
-without. The same drives are also localised in the map of another region (nothing but "unknown" is right there), in a map
-that lacks half of the street (they leave it and come back), and with the robot carried away in the middle. Give several
-artefacts, of students trained with several seeds, for a mean and a standard deviation. ``--cache FOLDER`` keeps the
-rendered frames. About ten minutes on one core for one student and two regions, most of them rendering.
+``python benchmarks/localization.py out/demo/student.pt2``: in each region, a drive in the sun makes the map, and
+another drive under each condition is localised in it: single frames, and the belief over time with drifting odometry
+and without. The same drives are also localised in the map of another region (nothing but "unknown" is right there), in
+a map that lacks half of the street (they leave it and come back), and with the robot carried away in the middle. Give
+several artefacts, of students trained with several seeds, for a mean and a standard deviation. ``--cache FOLDER`` keeps
+the rendered frames. About ten minutes on one core for one student and two regions, most of them rendering.
 """
 
 from __future__ import annotations
@@ -58,16 +58,15 @@ class Answers:
     """What the localizer said of each frame, all (F,).
 
     Attributes:
-        accepted, right: whether a pose was announced, and whether it was near the truth.
-        best: whether the best place was near the truth, announced or not.
+        accepted: whether a pose was announced, at the default threshold.
+        right: whether the pose is near the truth, announced or not.
         probabilities: of the best place; 0 where there was none.
-        inside: whether the truth lies in the announced 95 % ellipse; only where accepted.
+        inside: whether the truth lies in the pose's 95 % ellipse.
         on_map: whether the robot was on the map.
     """
 
     accepted: NDArray[np.bool_]
     right: NDArray[np.bool_]
-    best: NDArray[np.bool_]
     probabilities: Floats
     inside: NDArray[np.bool_]
     on_map: NDArray[np.bool_]
@@ -149,7 +148,9 @@ def localise(
 ) -> Answers:
     """Drive through a map, in this order of frames or from first to last, five frames a second."""
     order = order or range(len(drive.poses))
-    localizer = Localizer(student, place_map, LocalizerConfig(mode=mode.split()[0]))
+    threshold = LocalizerConfig().min_probability
+    # Everything is answered here, so that other thresholds can be told from the same drive.
+    localizer = Localizer(student, place_map, LocalizerConfig(mode=mode.split()[0], min_probability=1e-9))
     wheels = odometry(drive.poses, order, rng)
     rows = []
     for step, i in enumerate(order):
@@ -162,12 +163,9 @@ def localise(
             gap = truth - match.pose.position[:2]
             right = float(np.linalg.norm(gap)) <= RIGHT_M
             inside = float(gap @ np.linalg.solve(match.covariance[:2, :2], gap)) <= ELLIPSE_95
-        best = False
-        if match.place_id is not None:
-            best = float(np.linalg.norm(place_map.pose(match.place_id).position[:2] - truth)) <= RIGHT_M
         on_map = bool(np.linalg.norm(place_map.positions[:, :2] - truth, axis=1).min() <= MAPPED_M)
         probability = 0.0 if np.isnan(match.probability) else match.probability
-        rows.append((match.accepted, right, best, probability, inside, on_map))
+        rows.append((probability >= threshold, right, probability, inside, on_map))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Answers(*columns)
 
@@ -201,30 +199,31 @@ def measure(student: Student, arguments: argparse.Namespace) -> Result:
     )
     for region, condition in tqdm([(r, c) for r in regions for c in conditions], student.metadata.name, leave=False):
         drive = load(region, condition, QUERY_DRIVE)
-        foreign = whole[regions[(regions.index(region) + 1) % len(regions)]]
+        # The other region lies elsewhere: its map's frame has nothing to do with this one's.
+        foreign = [whole[r] for r in regions if r != region][:1]
         for mode in MODES:
 
-            def ask(place_map: PlaceMap, order: Sequence[int] = (), mode: str = mode) -> Answers:
-                rng = generator(seed, "odometry", region, condition, QUERY_DRIVE)
-                return localise(student, place_map, drive, mode, rng, order)
+            def ask(
+                place_map: PlaceMap,
+                drive: Drive = drive,
+                mode: str = mode,
+                seeds: tuple[str, str] = (region, condition),
+            ) -> Answers:
+                return localise(student, place_map, drive, mode, generator(seed, "odometry", *seeds))
 
             result.on[mode][condition].append(ask(whole[region]))
             result.leaving[mode][condition].append(ask(holed[region]))
-            if len(regions) > 1:
-                # The other region lies elsewhere; its frame is its own.
-                result.elsewhere[mode][condition].append(ask(foreign))
-        count = len(drive.poses)
-        first = int(CARRIED_FROM * count)
-        order = [*range(first), *range(int(CARRIED_TO * count), count)]
-        after = ask_carried(student, whole[region], drive, order, first, generator(seed, "odometry", region, condition))
-        result.carried[condition].append(after)
+            result.elsewhere[mode][condition] += [ask(place_map) for place_map in foreign]
+        rng = generator(seed, "odometry", region, condition)
+        result.carried[condition].append(ask_carried(student, whole[region], drive, rng))
     return result
 
 
-def ask_carried(
-    student: Student, place_map: PlaceMap, drive: Drive, order: Sequence[int], first: int, rng: np.random.Generator
-) -> float:
+def ask_carried(student: Student, place_map: PlaceMap, drive: Drive, rng: np.random.Generator) -> float:
     """Seconds from being put down to the first right answer of the belief with odometry; inf where there is none."""
+    count = len(drive.poses)
+    first = int(CARRIED_FROM * count)
+    order = [*range(first), *range(int(CARRIED_TO * count), count)]
     answers = localise(student, place_map, drive, "belief", rng, order)
     found = np.flatnonzero((answers.accepted & answers.right)[first:])
     between_s = float(drive.stamps_ns[1] - drive.stamps_ns[0]) / NS_PER_S
@@ -258,7 +257,7 @@ def recall_at(precision: float, answers: Sequence[Answers]) -> float:
     """The greatest recall, percent, that any threshold on the probability has with this precision (0 to 1)."""
     probabilities = pooled(answers, "probabilities")
     order = np.argsort(-probabilities, kind="stable")
-    hits = np.cumsum(pooled(answers, "best")[order])
+    hits = np.cumsum(pooled(answers, "right")[order])
     enough = hits / np.arange(1, len(hits) + 1) >= precision
     return 100.0 * float(hits[enough].max(initial=0)) / max(1, int(pooled(answers, "on_map").sum()))
 
@@ -278,7 +277,7 @@ def print_tables(results: Sequence[Result], conditions: Sequence[str]) -> None:
             rows = [r.on[mode][condition] if condition != "all" else everything(r.on[mode]) for r in results]
             accepted = [float(pooled(row, "accepted").sum()) for row in rows]
             precision = [share(pooled(row, "right", "accepted")) for row in rows]
-            recall = [share(pooled(row, "right", "on_map")) for row in rows]
+            recall = [100.0 * _right(row).sum() / max(1, pooled(row, "on_map").sum()) for row in rows]
             cells += [cell(accepted, 0), cell(precision), cell(recall)]
         print(f"| {condition} | {len(pooled(rows[0], 'accepted'))} | {' | '.join(cells)} |")
     print("\n| | " + " | ".join(MODES) + " |\n|---|" + "---|" * len(MODES))
@@ -308,6 +307,10 @@ def print_tables(results: Sequence[Result], conditions: Sequence[str]) -> None:
         print(f"| {condition} | {within} of {len(seconds)} | {np.median(seconds):.1f} | {max(seconds):.1f} |")
 
 
+def _right(answers: Sequence[Answers]) -> NDArray[np.bool_]:
+    return pooled(answers, "accepted") & pooled(answers, "right")
+
+
 def _accepted_off(answers: Sequence[Answers]) -> float:
     off = ~pooled(answers, "on_map")
     return share(pooled(answers, "accepted")[off])
@@ -327,8 +330,8 @@ def main() -> None:
     arguments = parser.parse_args()
     results = [measure(Student.load(path, threads=1), arguments) for path in arguments.students]
     print(
-        f"World {arguments.world_seed}, regions {', '.join(arguments.regions)}, map in the {MAPPED} with a keyframe every "
-        f"{arguments.spacing:g} m, 5 frames a second at 8 m/s; right within {RIGHT_M:g} m; students: "
+        f"World {arguments.world_seed}, regions {', '.join(arguments.regions)}, map in the {MAPPED} with a keyframe "
+        f"every {arguments.spacing:g} m, 5 frames a second at 8 m/s; right within {RIGHT_M:g} m; students: "
         f"{', '.join(path.stem for path in arguments.students)} (mean ± standard deviation)\n"
     )
     print_tables(results, arguments.conditions)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vpr_kd_ros.belief import BeliefConfig
-from vpr_kd_ros.calibration import Calibration
+from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.localizer import Localizer, LocalizerConfig
@@ -21,8 +21,19 @@ from vpr_kd_ros.student import Student, StudentMetadata
 PLACES = 40
 SECOND = 1_000_000_000
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
-# Of one candidate with nothing near it in similarity: 0.3 gives p = 0.5, 0.5 gives 0.88.
-CALIBRATION = Calibration(-3.0, 10.0, 0.0, cluster_radius_m=10.0, right=60, wrong=40)
+SHY = Filtered(0.0, 1.0, Spread(0.5, 1.0), right=10, wrong=10)
+# A similarity of 0.45 to a place speaks for it by 5, one of 0.3 by 3.
+CALIBRATION = Calibration(
+    *(-3.0, 10.0, 0.0),
+    cluster_radius_m=10.0,
+    right=60,
+    wrong=40,
+    evidence=Evidence(-1.0, 13.333, 0.0),
+    with_odometry=SHY,
+    without_odometry=SHY,
+)
+# Every frame counts in full.
+COUNTS = BeliefConfig(decorrelation_m=1e-3)
 Floats = NDArray[np.float64]
 
 
@@ -47,7 +58,7 @@ class Bench:
         place_map = PlaceMap(PLACES + 1, "ab" * 32, "map")
         for i in range(PLACES):
             place_map.add(np.eye(PLACES + 1, dtype=np.float32)[i], Pose.planar(4.0 * i, 0.0, 0.0, z=1.5), i, "s")
-        options = {"mode": "belief", "candidates": 5, "belief": BeliefConfig(trust=1.0), **config}
+        options = {"mode": "belief", "candidates": 5, "belief": COUNTS, **config}
         self.localizer = Localizer(Student(metadata, self.backend), place_map, LocalizerConfig(**options))  # type: ignore[arg-type]
 
     def show(self, similarities: dict[int, float]) -> None:
@@ -87,21 +98,54 @@ def test_weak_answers_that_agree_with_the_odometry_are_accepted() -> None:
     assert between.pose.yaw - match.pose.yaw == pytest.approx(0.1, abs=1e-9)
 
 
-def test_the_spread_of_the_posterior_is_in_the_covariance() -> None:
-    sharp, wide = (
-        Bench(min_probability=0.1),
-        Bench(min_probability=0.1, belief=BeliefConfig(candidate_sigma_m=8.0, trust=1.0)),
-    )
-    spread = []
-    for bench in (sharp, wide):
-        bench.show({10: 0.6})
-        match = bench.localizer.localise(IMAGE, 0)
-        assert match.covariance is not None
-        spread.append(match.covariance[0, 0])
-        posterior = match.covariance[0, 0] - 4.0**2 / 12
-        # Variance of a normal density, cut off at the cluster's radius.
-        assert 0 < posterior < 10.0**2 / 3
-    assert spread[1] > 1.5 * spread[0]
+def test_the_covariance_is_the_spread_of_the_posterior_and_of_right_answers() -> None:
+    bench = Bench(min_probability=0.1)
+    bench.show({10: 0.5, 11: 0.48})
+    match = bench.localizer.localise(IMAGE, 0)
+    assert match.pose is not None
+    assert match.covariance is not None
+    # Bayes' rule by hand, over the candidates within the radius of the best: all had the same probability before.
+    near = [i for i in match.candidates.place_ids.tolist() if abs(4.0 * i - 40.0) <= 10.0]
+    weights = np.array([math.exp(max(-6, min(6, -1 + 13.333 * {10: 0.5, 11: 0.48}.get(i, 0.0)))) for i in near])
+    weights /= weights.sum()
+    along = np.array([4.0 * i for i in near])
+    mean = float(weights @ along)
+    assert match.pose.position[0] == pytest.approx(mean, abs=0.02)
+    assert match.covariance[0, 0] == pytest.approx(4.0**2 / 12 + 0.5**2 + weights @ (along - mean) ** 2, abs=0.05)
+    assert match.covariance[1, 1] == pytest.approx(1.0**2)
+    np.testing.assert_array_equal(match.covariance, match.covariance.T)
+    # Surer of one of them, the ellipse is smaller; never below what right answers are off by.
+    bench.localizer.reset()
+    bench.show({10: 0.6})
+    sure = bench.localizer.localise(IMAGE, 0).covariance
+    assert sure is not None
+    assert 4.0**2 / 12 + 0.5**2 <= sure[0, 0] < match.covariance[0, 0]
+
+
+def test_the_spread_turns_with_the_robot() -> None:
+    bench = Bench(min_probability=0.1)
+    bench.show({10: 0.6})
+    bench.localizer.localise(IMAGE, 0, Pose.planar(0, 0, 0))
+    turned = bench.localizer.localise(IMAGE, SECOND // 10, Pose.planar(0, 0, 0.3)).covariance
+    assert turned is not None
+    values, vectors = np.linalg.eigh(turned[:2, :2])
+    assert values[1] > values[0]
+    assert math.atan(vectors[1, 1] / vectors[0, 1]) == pytest.approx(0.3, abs=0.01)
+
+
+def test_an_image_like_no_place_speaks_for_off_the_map() -> None:
+    bench = Bench()
+    for i in range(3):
+        bench.show({5 + i: 0.45})
+        known = bench.localizer.localise(IMAGE, i * SECOND, Pose.planar(4.0 * i, 0, 0))
+    for i in range(3, 12):
+        bench.show({})
+        unknown = bench.localizer.localise(IMAGE, i * SECOND, Pose.planar(4.0 * i, 0, 0))
+    assert known.accepted
+    assert not unknown.accepted
+    belief = bench.localizer.belief
+    assert belief is not None
+    assert belief.unknown > 0.9
 
 
 def test_reset_and_time_that_jumps_back_forget() -> None:
@@ -118,12 +162,9 @@ def test_reset_and_time_that_jumps_back_forget() -> None:
 
 
 def test_what_tells_nothing_is_refused_and_forgets_nothing() -> None:
-    bench = Bench(min_similarity=0.25)
+    bench = Bench(min_similarity=0.25, min_probability=0.01)
     bench.show({10: 0.2})
-    nothing = bench.localizer.localise(IMAGE, 0)
-    assert (nothing.accepted, nothing.place_id) == (False, None)
-    assert nothing.reason == "nothing that was seen so far tells where"
-    assert math.isnan(nothing.probability)
+    assert bench.localizer.localise(IMAGE, 0).reason == "similarity 0.200 below 0.25"
     bench.show({10: 0.6})
     known = bench.localizer.localise(IMAGE, SECOND)
     bench.backend.answer = np.zeros(PLACES + 1)
@@ -138,3 +179,5 @@ def test_the_mode_is_checked() -> None:
         LocalizerConfig(mode="beliefs")
     with pytest.raises(ConfigError, match="carries no calibration"):
         Bench(None, min_similarity=0.5)
+    with pytest.raises(ConfigError, match="export it again"):
+        Bench(Calibration(-3.0, 10.0, 0.0, cluster_radius_m=10.0, right=60, wrong=40))

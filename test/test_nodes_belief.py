@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from support.ros import Graph, ros_graph, wait_until  # sets what ROS reads when it is imported
 from support.tiny import picture, save_tiny_student
-from vpr_kd_ros.calibration import Calibration
+from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread
 from vpr_kd_ros.conversions import image_to_message, odometry_to_message
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.place_map import PlaceMap
@@ -28,7 +28,16 @@ START_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
 PLACES = 14
 # A picture that is the same is right with 73 %: alone, it is never accepted.
-CALIBRATION = Calibration(-99.0, 100.0, 0.0, cluster_radius_m=10.0, right=80, wrong=20)
+AS_IT_IS = Filtered(0.0, 1.0, Spread(0.5, 0.5), right=80, wrong=20)
+CALIBRATION = Calibration(
+    *(-99.0, 100.0, 0.0),
+    cluster_radius_m=10.0,
+    right=80,
+    wrong=20,
+    evidence=Evidence(-1092.0, 1100.0, 0.0),
+    with_odometry=AS_IT_IS,
+    without_odometry=AS_IT_IS,
+)
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def test_localizer_filters_over_time_and_forgets_when_it_is_told(graph: Graph, t
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     node = graph.start(
         "localizer",
-        {"student": tmp_path / "student.pt2", "map": tmp_path / "map", "mode": "belief", "trust": 1.0},
+        {"student": tmp_path / "student.pt2", "map": tmp_path / "map", "mode": "belief"},
         {"odom": "/wheels"},
     )
 

@@ -1,15 +1,18 @@
-"""From similarity to the probability of being right.
+"""From similarity to the probability of being right, learnt on drives whose true places are known.
 
-A retrieval always has a best candidate, even where the robot has never been. Two numbers tell how far to trust it: its
-similarity, and its margin over the best candidate of any *other* place. A logistic regression on both, fitted on
-queries whose true place is known, gives the probability that the best candidate is right.
+A retrieval always has a best candidate, even where the robot has never been. ``Calibration`` tells how far to trust
+that of a single image, by its similarity and its margin over the best candidate of any *other* place. ``Evidence`` is
+what an image says about any one place, for the filter over time (``vpr_kd_ros.belief``), and ``Filtered`` what that
+filter's probabilities are worth. All are logistic regressions. ``Spread`` is how far the robot is from the pose of a
+right answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +25,143 @@ from vpr_kd_ros.geometry import Floats
 PRIOR_DEVIATION = 10.0
 """Standard deviation of the normal prior on the weights of the standardised features."""
 
+MAX_LOG_RATIO = 6.0
+"""No single image speaks more than this for or against a place."""
+MIN_DEVIATION = 1e-3
+"""Least deviation of the similarities of a background; a map of copies of one place has none."""
+ELLIPSE_95 = -2.0 * math.log(0.05)
+"""Squared Mahalanobis distance that 95 % of a normal density in the plane lie within."""
+
+Section = TypeVar("Section", bound="Evidence | Spread | Filtered")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """log p(image | the robot is there) / p(image | it is not) = intercept + similarity_weight s + score_weight t.
+
+    t is the similarity s in deviations from the mean of its background, the image's similarities to a sample of the
+    map's places. It takes out how the light or the weather moves all similarities of an image alike: the test
+    normalisation of speaker verification (Auckenthaler, Carey, Lloyd-Thomas: Score normalization for text-independent
+    speaker verification systems, 2000, section 3).
+
+    Attributes:
+        intercept, similarity_weight, score_weight: of the logistic model; the weights are at least 0.
+    """
+
+    intercept: float
+    similarity_weight: float
+    score_weight: float
+
+    def __post_init__(self) -> None:
+        _check("evidence", self, at_least_0=("similarity_weight", "score_weight"))
+
+    def log_ratios(self, similarities: ArrayLike, background: ArrayLike) -> Floats:
+        """(n,) similarities of one image, and those of its background (m,), to (n,) float64 within MAX_LOG_RATIO."""
+        s = np.asarray(similarities, dtype=np.float64)
+        found = self.intercept + self.similarity_weight * s + self.score_weight * scores(s, background)
+        return np.clip(found, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    @classmethod
+    def fit(cls, similarities: ArrayLike, scores: ArrayLike, there: ArrayLike) -> Evidence:
+        """Fit on pairs of an image and a place: (N,) similarities, (N,) scores, (N,) bool whether it was taken there.
+
+        The shares of the two kinds of pairs do not matter: the logistic model's prior odds are taken out again.
+
+        Raises:
+            DataError: the lengths differ, a value is not finite, or one kind is missing.
+        """
+        labels = np.asarray(there, dtype=bool)
+        if labels.all() or not labels.any():
+            raise DataError("calibration: evidence needs pairs of an image and its place, and pairs of others")
+        intercept, weights = _logistic(np.stack([similarities, scores], axis=-1), labels)
+        prior = float(np.log(labels.sum() / (~labels).sum()))
+        return cls(intercept - prior, float(weights[0]), float(weights[1]))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the robot is from the pose of a right answer, beyond what the answer's own candidates and the distance
+    between the map's places tell: standard deviations along the robot's heading and across it, metres.
+    """
+
+    along_m: float
+    across_m: float
+
+    def __post_init__(self) -> None:
+        _check("spread", self, at_least_0=("along_m", "across_m"))
+
+    @classmethod
+    def fit(cls, residuals: Floats, covariances: Floats) -> Spread:
+        """Make the answers' 95 % ellipses true.
+
+        The second moments of the residuals give the deviations. Residuals have heavier tails than a normal density, so
+        both are then scaled up until 95 % of the residuals lie in their ellipses.
+
+        Args:
+            residuals: (N, 2), true minus announced position in the announced pose's frame (along, across), metres.
+            covariances: (N, 2, 2), announced without this spread, in that frame.
+
+        Raises:
+            DataError: there is no residual.
+        """
+        if len(residuals) == 0:
+            raise DataError("calibration: no answer was right, so that its spread is not known")
+        own = np.diagonal(covariances, axis1=1, axis2=2)
+        moments = np.maximum((residuals**2 - own).mean(axis=0), 0.0)
+        # A spread of 0 could not be scaled up.
+        deviations = np.sqrt(np.maximum(moments, 0.1**2))
+        for factor in np.geomspace(1.0, 10.0, 100):
+            whole = covariances + np.diag((factor * deviations) ** 2)
+            squared = np.einsum("ni,nij,nj->n", residuals, np.linalg.inv(whole), residuals)
+            if (squared <= ELLIPSE_95).mean() >= 0.95:
+                break
+        return cls(float(factor * deviations[0]), float(factor * deviations[1]))
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """P(right | p) = 1 / (1 + exp(-(intercept + slope log(p / (1 - p))))), for p of the filter over time.
+
+    Attributes:
+        intercept, slope: of the logistic model; the slope is at least 0.
+        spread: of the right answers.
+        right, wrong: numbers of answers it was fitted on.
+    """
+
+    intercept: float
+    slope: float
+    spread: Spread
+    right: int
+    wrong: int
+
+    def __post_init__(self) -> None:
+        _check("filtered", self, at_least_0=("slope", "right", "wrong"))
+
+    def probability(self, filtered: float) -> float:
+        """Probability in [0, 1] of being right."""
+        return float(expit(self.intercept + self.slope * log_odds(np.float64(filtered))))
+
+    @classmethod
+    def fit(cls, filtered: ArrayLike, right: ArrayLike, spread: Spread) -> Filtered:
+        """Fit on (N,) probabilities of the filter and (N,) bool whether the answer was right; ``DataError`` if none."""
+        labels = np.asarray(right, dtype=bool)
+        intercept, slopes = _logistic(log_odds(np.asarray(filtered, dtype=np.float64))[:, None], labels)
+        return cls(intercept, float(slopes[0]), spread, int(labels.sum()), int((~labels).sum()))
+
+
+def log_odds(probabilities: Floats | np.float64) -> Floats:
+    """log(p / (1 - p)), with p kept a millionth from 0 and 1."""
+    p = np.clip(probabilities, 1e-6, 1.0 - 1e-6)
+    return np.asarray(np.log(p / (1.0 - p)), dtype=np.float64)
+
+
+def scores(similarities: Floats, background: ArrayLike) -> Floats:
+    """Similarities (...) in standard deviations from the mean of their background (m,); 0 without a background."""
+    sample = np.asarray(background, dtype=np.float64)
+    if len(sample) == 0:
+        return np.zeros_like(similarities)
+    return np.asarray((similarities - sample.mean()) / max(float(sample.std()), MIN_DEVIATION))
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -33,6 +173,10 @@ class Calibration:
         intercept, similarity_weight, margin_weight: of the logistic model.
         cluster_radius_m: candidates closer than this to one another count as the same place (see ``margins``).
         right, wrong: numbers of queries it was fitted on.
+        spread: of the right answers of single images.
+        evidence: for the filter over time.
+        with_odometry, without_odometry: what the filter's probabilities are worth, with odometry and without. These
+            and ``evidence`` and ``spread`` are None in artefacts of versions that did not learn them.
     """
 
     intercept: float
@@ -41,11 +185,13 @@ class Calibration:
     cluster_radius_m: float
     right: int
     wrong: int
+    spread: Spread | None = None
+    evidence: Evidence | None = None
+    with_odometry: Filtered | None = None
+    without_odometry: Filtered | None = None
 
     def __post_init__(self) -> None:
-        numbers = (self.intercept, self.similarity_weight, self.margin_weight, self.cluster_radius_m)
-        if not np.isfinite(numbers).all() or min(numbers[1:]) < 0 or min(self.right, self.wrong) < 0:
-            raise DataError(f"calibration: {self} holds a value that is not finite or is negative; fit it again")
+        _check("calibration", self, ("similarity_weight", "margin_weight", "cluster_radius_m", "right", "wrong"))
 
     def probability(self, similarity: float, margin: float) -> float:
         """Probability in [0, 1] that a candidate is right; 0 where an argument is not finite.
@@ -106,23 +252,14 @@ class Calibration:
         Raises:
             DataError: there is no query, the lengths differ, or a value is not finite.
         """
-        features = np.stack([np.asarray(similarities, np.float64), np.asarray(margins, np.float64)], axis=-1)
         labels = np.asarray(right, dtype=bool)
-        if features.ndim != 2 or features.shape[:1] != labels.shape or len(labels) == 0:
-            raise DataError(
-                f"calibration: {features.shape[:1]} similarities and {labels.shape} labels; wants as many, > 0"
-            )
-        if not np.isfinite(features).all():
-            raise DataError("calibration: a similarity or a margin is not finite")
-        mean, deviation = features.mean(axis=0), features.std(axis=0)
-        # Rounding leaves a deviation of about 1e-17 in a constant column; descriptors are good to about 1e-7.
-        deviation = np.where(deviation > 1e-9, deviation, np.inf)
-        weights = _fit_logistic((features - mean) / deviation, _platt_targets(labels))
-        slopes = weights[1:] / deviation
+        intercept, weights = _logistic(
+            np.stack([np.asarray(similarities, np.float64), np.asarray(margins, np.float64)], axis=-1), labels
+        )
         return cls(
-            intercept=float(weights[0] - slopes @ mean),
-            similarity_weight=float(slopes[0]),
-            margin_weight=float(slopes[1]),
+            intercept=intercept,
+            similarity_weight=float(weights[0]),
+            margin_weight=float(weights[1]),
             cluster_radius_m=float(cluster_radius_m),
             right=int(labels.sum()),
             wrong=int((~labels).sum()),
@@ -134,17 +271,53 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """The inverse of ``to_dict``.
+        """The inverse of ``to_dict``. What later versions added may be missing.
 
         Raises:
             DataError: a key is missing or unknown, or a value is out of range.
         """
-        known = {f.name for f in fields(cls)}
-        if set(values) != known:
-            raise DataError(f"calibration: wants the keys {sorted(known)}, got {sorted(values)}")
-        if wrong := [key for key, value in values.items() if type(value) not in (int, float)]:
-            raise DataError(f"calibration: {wrong[0]} is {values[wrong[0]]!r}, wants a number")
-        return cls(**values)
+        numbers = dict(values)
+        sections = {
+            "spread": _section(Spread, "spread", numbers.pop("spread", None)),
+            "evidence": _section(Evidence, "evidence", numbers.pop("evidence", None)),
+            "with_odometry": _filtered("with_odometry", numbers.pop("with_odometry", None)),
+            "without_odometry": _filtered("without_odometry", numbers.pop("without_odometry", None)),
+        }
+        known = {f.name for f in fields(cls) if f.default is MISSING}
+        _check_numbers("calibration", numbers, known)
+        return cls(**numbers, **sections)  # type: ignore[arg-type]
+
+
+def _section(kind: type[Section], name: str, values: Any) -> Section | None:
+    if values is None:
+        return None
+    _check_numbers(f"calibration: {name}", values, {f.name for f in fields(kind)})
+    return kind(**values)
+
+
+def _filtered(name: str, values: Any) -> Filtered | None:
+    if values is None:
+        return None
+    numbers = dict(values) if isinstance(values, Mapping) else {}
+    spread = _section(Spread, f"{name}.spread", numbers.pop("spread", None))
+    _check_numbers(f"calibration: {name}", numbers, {f.name for f in fields(Filtered)} - {"spread"})
+    if spread is None:
+        raise DataError(f"calibration: {name} lacks its spread")
+    return Filtered(**numbers, spread=spread)
+
+
+def _check_numbers(name: str, values: Any, known: set[str]) -> None:
+    if not isinstance(values, Mapping) or set(values) != known:
+        raise DataError(f"{name}: wants the keys {sorted(known)}, got {sorted(values) if values else values}")
+    if wrong := [key for key, value in values.items() if type(value) not in (int, float)]:
+        raise DataError(f"{name}: {wrong[0]} is {values[wrong[0]]!r}, wants a number")
+
+
+def _check(name: str, section: Any, at_least_0: tuple[str, ...]) -> None:
+    numbers = [getattr(section, f.name) for f in fields(section)]
+    finite = np.isfinite([value for value in numbers if isinstance(value, (int, float))]).all()
+    if not finite or min(getattr(section, key) for key in at_least_0) < 0:
+        raise DataError(f"{name}: {section} holds a value that is not finite or is negative; calibrate it again")
 
 
 def margins(similarities: NDArray[Any], positions: Floats, cluster_radius_m: float) -> Floats:
@@ -173,6 +346,20 @@ def margins(similarities: NDArray[Any], positions: Floats, cluster_radius_m: flo
 def _platt_targets(labels: NDArray[np.bool_]) -> Floats:
     right, wrong = int(labels.sum()), int((~labels).sum())
     return np.where(labels, (right + 1.0) / (right + 2.0), 1.0 / (wrong + 2.0))
+
+
+def _logistic(features: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats]:
+    """Intercept and weights (F,), at least 0, of P(label | features); see ``Calibration.fit``."""
+    if features.ndim != 2 or features.shape[:1] != labels.shape or len(labels) == 0:
+        raise DataError(f"calibration: {features.shape[:1]} samples and {labels.shape} labels; wants as many, > 0")
+    if not np.isfinite(features).all():
+        raise DataError("calibration: a similarity, a margin or a probability is not finite")
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # Rounding leaves a deviation of about 1e-17 in a constant column; descriptors are good to about 1e-7.
+    deviation = np.where(deviation > 1e-9, deviation, np.inf)
+    weights = _fit_logistic((features - mean) / deviation, _platt_targets(labels))
+    slopes = weights[1:] / deviation
+    return float(weights[0] - slopes @ mean), slopes
 
 
 def _fit_logistic(features: Floats, targets: Floats) -> Floats:

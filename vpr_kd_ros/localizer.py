@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from vpr_kd_ros.belief import Belief, BeliefConfig, Motion, Posterior
-from vpr_kd_ros.calibration import margins
+from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
+from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread, margins
 from vpr_kd_ros.errors import ConfigError, did_you_mean
-from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
+from vpr_kd_ros.geometry import Floats, Ints, Pose, wrap_angle, yaw_from_quaternion
+from vpr_kd_ros.motion import Motion
 from vpr_kd_ros.place_map import Neighbours, PlaceMap
+from vpr_kd_ros.pose_estimate import estimate_pose
 from vpr_kd_ros.student import Student
 
 MODES = ("single", "belief")
 DEFAULT_CLUSTER_RADIUS_M = 10.0
-MIN_DEVIATION_M = 0.1
-ANGLE_DEVIATION_RAD = math.radians(5.0)
-"""Least standard deviation of an angle; a keyframe of similar content may have been seen some degrees off."""
+BACKGROUND = 256
+"""So many of the map's places, or all, are what the similarities of an image are compared with in mode belief."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class LocalizerConfig:
         candidates: places retrieved for each image, at least; more where all of them are one place.
         min_probability: a match is accepted from this probability of being right on, in (0, 1]. Applies to students
             that carry a calibration.
-        min_similarity: and from this similarity on, in [-1, 1]. Needed where the student carries no calibration. In
-            mode ``belief``, candidates below it say nothing.
+        min_similarity: and from this similarity of the best candidate on, in [-1, 1]. Needed where the student carries
+            no calibration.
         cluster_radius_m: candidates closer than this to one another are the same place. None takes the calibration's,
             which is the only one its probabilities hold for, or 10 m where there is no calibration.
         yaw_window_rad: candidates whose heading differs more than this from the best one's do not enter the pose.
         mode: ``single`` judges each image alone; ``belief`` filters them over time (see ``vpr_kd_ros.belief``) and
             needs a calibration.
-        belief: of mode ``belief``; ``miss`` is replaced by the calibration's share of wrong answers.
+        belief: of mode ``belief``.
     """
 
     candidates: int = 10
@@ -131,7 +132,12 @@ class Localizer:
         self.place_map = place_map
         self.config = config
         self.cluster_radius_m = _cluster_radius(student, config)
-        self.belief = _belief(student, place_map, self.cluster_radius_m, config) if config.mode == "belief" else None
+        self.filter = _Filter(student, place_map, self.cluster_radius_m, config) if config.mode == "belief" else None
+
+    @property
+    def belief(self) -> Belief | None:
+        """The filter of mode ``belief``."""
+        return None if self.filter is None else self.filter.belief
 
     def localise(self, image: NDArray[np.uint8], stamp_ns: int, odometry: Pose | None = None) -> Match:
         """Find one RGB image, (H, W, 3) uint8, in the map.
@@ -147,6 +153,12 @@ class Localizer:
         watch = _Stopwatch()
         descriptor = self._describe(image)
         watch.lap("describe")
+        match = self.find(descriptor, stamp_ns, odometry)
+        return replace(match, seconds={**watch.seconds, **match.seconds})
+
+    def find(self, descriptor: NDArray[np.float32], stamp_ns: int, odometry: Pose | None = None) -> Match:
+        """``localise`` for an image that was described already: (D,) float32, of length 1 or without a value."""
+        watch = _Stopwatch()
         neighbours = self._search(descriptor)
         watch.lap("search")
         candidates = self._weigh(neighbours)
@@ -170,8 +182,8 @@ class Localizer:
 
     def reset(self) -> None:
         """Forget what earlier images told."""
-        if self.belief is not None:
-            self.belief.reset()
+        if self.filter is not None:
+            self.filter.belief.reset()
 
     def _describe(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(self.student.describe([image])[0])
@@ -201,8 +213,7 @@ class Localizer:
         else:
             above = margins(neighbours.similarities, positions, self.cluster_radius_m)
             probabilities = calibration.probabilities(neighbours.similarities, above)
-        yaws = np.array([pose.yaw for pose in neighbours.poses], dtype=np.float64)
-        return Candidates(neighbours.ids, neighbours.similarities, probabilities, positions, yaws)
+        return Candidates(neighbours.ids, neighbours.similarities, probabilities, positions, _yaws(neighbours.poses))
 
     def _answer(
         self,
@@ -214,11 +225,8 @@ class Localizer:
     ) -> _Answer:
         """The best place, and why it is not accepted, if it is not."""
         usable = bool(descriptor.any()) and bool(np.isfinite(descriptor).all())
-        if usable and self.belief is not None:
-            told = candidates.probabilities
-            if self.config.min_similarity is not None:
-                told = np.where(candidates.similarities >= self.config.min_similarity, told, 0.0)
-            answer = self._filtered(self.belief.observe(stamp_ns, candidates.place_ids, told, odometry))
+        if usable and self.filter is not None:
+            answer = self._filtered(self.filter.observe(stamp_ns, descriptor, candidates.place_ids, odometry))
         else:
             answer = self._best(neighbours, candidates)
         if not usable:
@@ -231,7 +239,7 @@ class Localizer:
         """Why the best place is not accepted, or an empty string."""
         if answer.place_id is None:
             return "nothing that was seen so far tells where"
-        if self.belief is None and self.config.min_similarity is not None and similarity < self.config.min_similarity:
+        if self.config.min_similarity is not None and similarity < self.config.min_similarity:
             return f"similarity {similarity:.3f} below {self.config.min_similarity:g}"
         if self.student.metadata.calibration is not None and answer.probability < self.config.min_probability:
             return f"probability {answer.probability:.3f} below {self.config.min_probability:g}"
@@ -250,25 +258,32 @@ class Localizer:
         weights = np.clip(similarities[agree] - elsewhere, 0.0, None)
         if not weights.any():
             weights[0] = 1.0
-        poses = [neighbours.poses[i] for i in np.flatnonzero(agree)]
+        calibration = self.student.metadata.calibration
         return _Answer(
-            int(candidates.place_ids[0]), float(candidates.probabilities[0]), poses, weights / weights.sum(), None
+            place_id=int(candidates.place_ids[0]),
+            probability=float(candidates.probabilities[0]),
+            poses=[neighbours.poses[i] for i in np.flatnonzero(agree)],
+            weights=weights / weights.sum(),
+            moved=None,
+            spread=None if calibration is None else calibration.spread,
         )
 
     def _filtered(self, posterior: Posterior) -> _Answer:
         """The most probable place, with the probability of all hypotheses that are the same place."""
-        if len(posterior.place_ids) == 0:
+        if self.filter is None or len(posterior.place_ids) == 0:
             return _NOTHING
-        poses = [self.place_map.pose(place_id) for place_id in posterior.place_ids.tolist()]
-        near = self._near(np.array([pose.position for pose in poses]))
-        agree = near & self._alike(np.array([pose.yaw for pose in poses]))
+        worth = self.filter.worth(posterior)
+        positions, yaws = self.filter.places(posterior.place_ids)
+        near = self._near(positions)
+        agree = near & self._alike(yaws)
         weights = posterior.weights[agree]
         return _Answer(
-            int(posterior.place_ids[0]),
-            float(posterior.weights[near].sum()),
-            [poses[i] for i in np.flatnonzero(agree)],
-            weights / weights.sum(),
-            posterior.moved,
+            place_id=int(posterior.place_ids[0]),
+            probability=worth.probability(float(posterior.weights[near].sum())),
+            poses=[self.place_map.pose(place_id) for place_id in posterior.place_ids[agree].tolist()],
+            weights=weights / weights.sum(),
+            moved=posterior.moved,
+            spread=worth.spread,
         )
 
     def _near(self, positions: Floats) -> NDArray[np.bool_]:
@@ -280,35 +295,16 @@ class Localizer:
         return np.asarray(np.abs(wrap_angle(yaws - yaws[0])) <= self.config.yaw_window_rad)
 
     def _pose(self, answer: _Answer) -> tuple[Pose, Floats]:
-        """Weighted mean of the places that agree, moved on to the image, and how sure it is."""
-        weights = answer.weights
-        positions = np.array([pose.position for pose in answer.poses])
-        yaws = np.array([pose.yaw for pose in answer.poses])
-        position = weights @ positions
-        yaw = math.atan2(float(weights @ np.sin(yaws)), float(weights @ np.cos(yaws)))
-        covariance = np.diag([self._position_variance()] * 3 + [ANGLE_DEVIATION_RAD**2] * 3)
-        offsets = positions - position
-        covariance[:3, :3] += (weights[:, None] * offsets).T @ offsets
-        covariance[5, 5] += weights @ wrap_angle(yaws - yaw) ** 2
-        if answer.moved is not None:
-            xy, turned = answer.moved.apply(position[None, :2], np.array([yaw]))
-            position, yaw = np.append(xy[0], position[2]), float(turned[0])
-        # Roll and pitch are the best place's: only its heading is turned.
-        turn = Rotation.from_euler("z", yaw - float(yaws[0]))
-        quaternion = (turn * Rotation.from_quat(answer.poses[0].quaternion)).as_quat()
-        return Pose(position, np.asarray(quaternion, dtype=np.float64)), covariance
-
-    def _position_variance(self) -> float:
-        """Least variance of a coordinate, square metres: a robot may be anywhere between two keyframes."""
-        # A uniform error over one spacing; a map of single keyframes says nothing nearer than the cluster radius.
+        """Of the places that agree, moved on to the image."""
+        # A map of single keyframes says nothing nearer than the cluster radius.
         spacing = self.place_map.spacing_m or self.cluster_radius_m
-        return max(spacing**2 / 12.0, MIN_DEVIATION_M**2)
+        return estimate_pose(answer.poses, answer.weights, answer.moved, spacing, answer.spread)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The best place, its probability, the places that agree with it (best first), their weights (sum 1), and the
-    motion since then; ``reason`` why it is not accepted.
+    """The best place, its probability, the places that agree with it (best first), their weights (sum 1), the motion
+    since then, and the spread of such answers; ``reason`` why it is not accepted.
     """
 
     place_id: int | None
@@ -316,10 +312,52 @@ class _Answer:
     poses: list[Pose]
     weights: Floats
     moved: Motion | None
+    spread: Spread | None
     reason: str = ""
 
 
-_NOTHING = _Answer(None, math.nan, [], np.empty(0), None)
+_NOTHING = _Answer(None, math.nan, [], np.empty(0), None, None)
+
+
+class _Filter:
+    """The belief, fed with what the calibration says of each image."""
+
+    def __init__(self, student: Student, place_map: PlaceMap, cluster_radius_m: float, config: LocalizerConfig) -> None:
+        self._evidence, self._with_odometry, self._without_odometry = _for_belief(student)
+        self._place_map = place_map
+        ids = place_map.ids
+        chosen = np.unique(np.linspace(0, len(ids) - 1, min(BACKGROUND, len(ids))).astype(np.int64))
+        self._background = place_map.descriptors_of(ids[chosen])
+        self._row_of = {place_id: row for row, place_id in enumerate(ids.tolist())}
+        self._positions = place_map.positions
+        self._yaws = _yaws([place_map.pose(place_id) for place_id in self._row_of])
+        spacing = min(place_map.spacing_m, cluster_radius_m)
+        self.belief = Belief(ids, self._positions, self._yaws, spacing, config.belief)
+
+    def observe(
+        self, stamp_ns: int, descriptor: NDArray[np.float32], retrieved: Ints, odometry: Pose | None
+    ) -> Posterior:
+        background = self._background @ descriptor
+
+        def log_ratios(place_ids: Ints) -> Floats:
+            similarities = self._place_map.descriptors_of(place_ids) @ descriptor
+            return self._evidence.log_ratios(similarities, background)
+
+        spoken = self._evidence.log_ratios(background, background)
+        return self.belief.observe(stamp_ns, retrieved, log_ratios, spoken, odometry)
+
+    def places(self, place_ids: Ints) -> tuple[Floats, Floats]:
+        """Positions (h, 3) and headings (h,) of places (h,)."""
+        rows = [self._row_of[place_id] for place_id in place_ids.tolist()]
+        return self._positions[rows], self._yaws[rows]
+
+    def worth(self, posterior: Posterior) -> Filtered:
+        """What the filter's probabilities are worth now."""
+        return self._without_odometry if posterior.moved is None else self._with_odometry
+
+
+def _yaws(poses: Sequence[Pose]) -> Floats:
+    return yaw_from_quaternion(np.array([pose.quaternion for pose in poses], dtype=np.float64).reshape(-1, 4))
 
 
 class _Stopwatch:
@@ -353,22 +391,18 @@ def _cluster_radius(student: Student, config: LocalizerConfig) -> float:
     return calibration.cluster_radius_m
 
 
-def _belief(student: Student, place_map: PlaceMap, cluster_radius_m: float, config: LocalizerConfig) -> Belief:
-    """The filter over the map's places, that trusts the student as its calibration says."""
-    calibration = student.metadata.calibration
+def _for_belief(student: Student) -> tuple[Evidence, Filtered, Filtered]:
+    """What mode belief needs of the calibration."""
+    calibration: Calibration | None = student.metadata.calibration
     if calibration is None:
         raise ConfigError(
             f"mode: 'belief' needs probabilities, and student {student.metadata.name!r} carries no calibration; export "
             f"it with one, or set mode to 'single'"
         )
-    # Laplace's rule of succession; a retrieval that always or never finds the place would stop the filter.
-    miss = (calibration.wrong + 1) / (calibration.right + calibration.wrong + 2)
-    ids = place_map.ids
-    return Belief(
-        ids,
-        place_map.positions,
-        np.array([place_map.pose(place_id).yaw for place_id in ids.tolist()], dtype=np.float64),
-        min(place_map.spacing_m, cluster_radius_m),
-        cluster_radius_m,
-        replace(config.belief, miss=min(max(miss, 0.05), 0.95)),
-    )
+    evidence, with_odometry, without = calibration.evidence, calibration.with_odometry, calibration.without_odometry
+    if evidence is None or with_odometry is None or without is None:
+        raise ConfigError(
+            f"mode: 'belief', but student {student.metadata.name!r} was calibrated for single images only, by an older "
+            f"version; export it again, or set mode to 'single'"
+        )
+    return evidence, with_odometry, without

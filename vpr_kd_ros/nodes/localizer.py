@@ -67,12 +67,6 @@ class LocalizerParameters(StudentParameters):
         choices=MODES,
     )
     max_speed_mps: float = parameter(10.0, "mode belief: fastest the robot moves, metres per second", low=0.01)
-    trust: float = parameter(
-        0.5,
-        "mode belief: how much one image counts; less is slower and knows better where there is no map",
-        low=0.01,
-        high=1.0,
-    )
     search: str = parameter(
         "auto",
         "exact; approximate: may miss a place; auto: exact up to 250 000 places",
@@ -303,7 +297,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
                 min_similarity=config.min_similarity if config.min_similarity > -1.0 else None,
                 cluster_radius_m=config.cluster_radius_m or None,
                 mode=config.mode,
-                belief=BeliefConfig(max_speed_mps=config.max_speed_mps, trust=config.trust),
+                belief=BeliefConfig(max_speed_mps=config.max_speed_mps),
             ),
         )
 
