@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch.export import ExportedProgram
 
+from vpr_kd_ros.backends import UnreadableError
 from vpr_kd_ros.backends.devices import set_torch_threads
 from vpr_kd_ros.errors import ConfigError
 
@@ -21,12 +24,17 @@ class TorchBackend:
 
     Raises:
         ConfigError: ``threads`` is not positive, or ``fp16`` on a CPU.
+        UnreadableError: this torch cannot run a program without evaluating the guards in it.
     """
 
     def __init__(
         self, program: ExportedProgram, device: torch.device, threads: int | None = None, precision: str = "fp32"
     ) -> None:
         set_torch_threads(threads)
+        if "check_guards" not in inspect.signature(program.module).parameters:
+            raise UnreadableError(
+                f"torch {torch.__version__} is too old to run a .pt2; use backend onnxruntime or tensorrt"
+            )
         self.device = device
         self._half = precision == "fp16"
         if self._half and device.type == "cpu":
