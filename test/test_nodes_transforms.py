@@ -158,6 +158,7 @@ def test_mapper_takes_satellite_fixes_as_metres_and_heads_where_it_drives(
         for index in range(5):
             stamp = START_NS + index * SECOND_NS
             fix = NavSatFix(header=header(stamp, "gps"), latitude=latitude + 1e-4 * index, longitude=longitude)
+            fix.status.status = 0
             receiver.publish(fix)
             time.sleep(0.02)
             camera.publish(image_of(index, index))
@@ -199,7 +200,7 @@ def test_parameters_are_checked_when_they_are_set_and_refusals_say_why(
     node = graph.start("localizer", {"student": tiny_student, "map": tmp_path / "map", "min_similarity": SIMILAR})
     graph.repeat_until(lambda: camera.publish(image_of(1, 1.0)), lambda: clouds, "candidates")
     for name, value, reason in (
-        ("max_rate_hz", -1.0, "at least 0"),
+        ("max_rate_hz", -1.0, "out of range"),
         ("max_rate_hz", "often", "wants a number"),
         ("image_transport", "raw", "read when the node is configured, and the node is active"),
         ("mode", "blief", "did you mean 'belief'?"),

@@ -12,7 +12,7 @@ from geometry_msgs.msg import TransformStamped
 TOPIC = "/fake_tf"
 
 
-class TransformException(Exception):
+class TransformException(Exception):  # noqa: N818, tf2 calls it so
     pass
 
 
