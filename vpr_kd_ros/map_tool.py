@@ -82,9 +82,9 @@ def _verify(content: MapContent, path: Path, student: Path | None) -> str:
     if student is not None:
         # Only here, for the student needs torch and the rest does not.
         from vpr_kd_ros.place_map import PlaceMap
-        from vpr_kd_ros.student import Student
+        from vpr_kd_ros.student_file import StudentFile
 
-        fingerprint = Student.load(student).metadata.fingerprint
+        fingerprint = StudentFile.open(student).metadata.fingerprint
         dimension = content.descriptors.shape[1]
         PlaceMap(dimension, content.student_fingerprint, content.frame_id).require_student(fingerprint, str(path))
     return f"{path}: whole, {len(content.places)} places" + (f", made with {student}" if student else "")
