@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from support.demo_folder import CONDITIONS, PLACES, make_demo
 from training.demo.live import Live
-from training.demo.report import choose, condition_groups, gap_sentence, next_commands, training_curve, write_report
+from training.demo.report import choose, condition_groups, gap_sentence, next_commands, write_report
 from training.evaluation import plots
+from training.evaluation.training_log import read_curve
 from training.sessions import load_sessions
 from vpr_kd_ros.errors import DataError
 
@@ -140,7 +141,7 @@ def test_damaged_metrics_are_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10, "loss": 0.5}\n{"step": 20, "lo')
     with pytest.raises(DataError, match=r"metrics\.jsonl"):
-        training_curve(path, "a run")
+        read_curve(path, "a run")
 
 
 @pytest.mark.parametrize(

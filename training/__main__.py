@@ -28,6 +28,7 @@ COMMANDS = {
     "reduce": "shorten the descriptors of a trained model by a PCA",
     "evaluate": "measure recall between traverses for a trained model",
     "export": "write a trained student as the artefact that the robot loads",
+    "benchmark": "re-run the papers' comparisons: every method, several seeds, tables and a report",
     "demo": "the whole mission on the simulated town, with a report",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import os
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.demo.live import Live
 from training.evaluation import plots
+from training.evaluation.training_log import read_curve
+from training.pages import data_uri, jpeg_uri, template
 from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.place_map import PlaceMap
@@ -76,7 +76,7 @@ def write_report(out: Path, summary: dict[str, Any]) -> Path:
     """
     evaluations = {run: _read_json(out / "evaluation" / f"{run}.json") for run in MODELS}
     records = {run: _read_json(out / "runs" / run / "run.json") for run in MODELS}
-    curves = {run: training_curve(out / "runs" / run / "metrics.jsonl", names[1]) for run, names in MODELS.items()}
+    curves = {run: read_curve(out / "runs" / run / "metrics.jsonl", names[1]) for run, names in MODELS.items()}
     places = PlaceMap.load(out / "map")
     live = Live.from_watch(_read_json(out / "live" / "live.json"))
     radius_m = summary["live"]["radius_m"]
@@ -102,7 +102,7 @@ def write_report(out: Path, summary: dict[str, Any]) -> Path:
     (out / "gallery.png").write_bytes(plots.png(plots.gallery(few), dpi=90))
     seconds = summary["seconds"]
     longest = max((value for step, value in seconds.items() if step != "total"), default=1.0)
-    page = _template().render(
+    page = template(Path(__file__).parent / "report.html.j2", percent=_percent, number=_number).render(
         models=[{"name": name, "sensor": sensor, **summary[key]} for key, name, sensor in MODELS.values()],
         gap=gap_sentence(*(summary[key]["ar1"] for key, _, _ in MODELS.values())),
         protocol=summary["protocol"],
@@ -112,9 +112,9 @@ def write_report(out: Path, summary: dict[str, Any]) -> Path:
         seeds=_seed_sentence({summary[key]["seed"] for key, _, _ in MODELS.values()}),
         live=summary["live"],
         groups=groups,
-        pictures={name: _data_uri("image/png", content) for name, content in pictures.items()},
+        pictures={name: data_uri("image/png", content) for name, content in pictures.items()},
         town=[
-            (condition, group_of.get(condition, ""), _jpeg_uri(image))
+            (condition, group_of.get(condition, ""), jpeg_uri(image))
             for condition, image in same_place(out / "sessions" / "test", summary["live"]["region"], order)
         ],
         gallery=[
@@ -169,19 +169,6 @@ def condition_groups(training: list[Session], conditions: Mapping[str, float]) -
         WITHOUT_POSES: sorted(c for c in conditions if c in seen - posed),
         NEVER_SEEN: sorted(c for c in conditions if c not in seen),
     }
-
-
-def training_curve(path: Path, name: str) -> plots.TrainingCurve:
-    """What a run's ``metrics.jsonl`` holds. Raises DataError when it cannot be read."""
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: not readable as the metrics of a run: {error}") from error
-    return plots.TrainingCurve(
-        name,
-        [(line["step"], line["loss"]) for line in lines if "loss" in line],
-        [(line["step"], line["validation_ar1"]) for line in lines if "validation_ar1" in line],
-    )
 
 
 def _seed_sentence(seeds: set[int]) -> str:
@@ -249,8 +236,8 @@ def _is(live: Live, outcome: str, radius_m: float) -> NDArray[np.bool_]:
 
 
 def _card(item: plots.Comparison) -> dict[str, str | None]:
-    match = None if item.match is None else _jpeg_uri(item.match)
-    return {"query": _jpeg_uri(item.query), "match": match, "caption": item.caption}
+    match = None if item.match is None else jpeg_uri(item.match)
+    return {"query": jpeg_uri(item.query), "match": match, "caption": item.caption}
 
 
 # --- what it took and how to go on -----------------------------------------------------------------------------------
@@ -327,34 +314,12 @@ def _duration(seconds: float) -> str:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    environment.filters["number"] = _number
-    return environment.get_template("report.html.j2")
-
-
 def _percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def _number(value: float | None, unit: str, digits: int = 0) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f} {unit}"
-
-
-def _jpeg_uri(image: NDArray[np.uint8]) -> str:
-    _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return _data_uri("image/jpeg", jpeg.tobytes())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def recall_by_condition(
     """
     groups = {heading: list(conditions) for heading, conditions in groups.items() if conditions}
     order = [condition for conditions in groups.values() for condition in conditions]
-    figure = _figure(9.0, 3.9)
+    figure = new_figure(9.0, 3.9)
     axes = figure.subplots()
     width = 0.8 / max(len(recalls), 1)
     for number, (model, by_condition) in enumerate(recalls.items()):
@@ -84,7 +84,7 @@ def recall_by_condition(
         left = right
     axes.set(xlim=(-0.5, max(len(order), 1) - 0.5), ylim=(0, 116), ylabel=title, yticks=range(0, 101, 20))
     axes.set_xticks(range(len(order)), order)
-    _quiet(axes)
+    quiet(axes)
     axes.tick_params(length=0)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
@@ -97,7 +97,7 @@ def recall_between_conditions(tables: Mapping[str, Mapping[str, Mapping[str, flo
         tables: model to query condition to database condition to recall in [0, 1]; missing or NaN: no such pair.
         order: of the conditions.
     """
-    figure = _figure(3.3 * max(len(tables), 1), 3.9)
+    figure = new_figure(3.3 * max(len(tables), 1), 3.9)
     row = np.atleast_1d(figure.subplots(1, max(len(tables), 1), sharey=True))
     for axes, (model, table) in zip(row, tables.items(), strict=False):
         values = np.array([[100 * table.get(query, {}).get(base, np.nan) for base in order] for query in order])
@@ -129,7 +129,7 @@ def route(
         right: (F,) bool, whether it was right.
         places: (P, 2) metres, the map.
     """
-    figure = _figure(7.0, 7.2)
+    figure = new_figure(7.0, 7.2)
     axes = figure.subplots()
     axes.scatter(places[:, 0], places[:, 1], s=9, color="#cbd2d9", label=f"place of the map ({len(places)})", zorder=1)
     for name, label, mask, marker, size in (
@@ -153,18 +153,18 @@ def route(
     axes.set(xlabel="x, metres", ylabel="y, metres")
     axes.margins(0.06)
     axes.grid(color=PALE)
-    _quiet(axes)
+    quiet(axes)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
 def latency_histogram(seconds: Floats) -> Figure:
     """Histogram of (L,) latencies in seconds, drawn in milliseconds, with median and 99th percentile."""
-    figure = _figure(7.0, 2.7)
+    figure = new_figure(7.0, 2.7)
     axes = figure.subplots()
     milliseconds = 1e3 * np.asarray(seconds, dtype=np.float64)
     if not len(milliseconds):
-        return _nothing(figure, axes, "no latency was measured")
+        return nothing(figure, axes, "no latency was measured")
     axes.hist(milliseconds, bins=min(40, max(5, len(milliseconds) // 4)), color=SERIES[2], rwidth=0.92)
     top = axes.get_ylim()[1]
     for percent, height in ((50, 0.97), (99, 0.82)):
@@ -174,16 +174,16 @@ def latency_histogram(seconds: Floats) -> Figure:
         label = f" p{percent} {value:.0f} ms "
         axes.text(value, height * top, label, va="top", ha="right" if beyond else "left", fontsize=9, color=INK)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _quiet(axes)
+    quiet(axes)
     axes.set(xlabel="milliseconds from the image to the answer", ylabel="frames")
     return figure
 
 
 def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
     """Loss and validation AR@1 over the steps, a line for each of up to three runs."""
-    figure = _figure(9.0, 3.4)
+    figure = new_figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
-    _quiet(left, right)
+    quiet(left, right)
     for number, curve in enumerate(curves):
         for axes, points, factor, marker in ((left, curve.loss, 1.0, ""), (right, curve.validation, 100.0, "o")):
             if points:
@@ -195,7 +195,7 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
         axes.set_xlabel("step")
         axes.grid(color=PALE)
         if not axes.lines:
-            _nothing(figure, axes, "nothing was logged")
+            nothing(figure, axes, "nothing was logged")
     left.set_ylim(bottom=min(0.0, left.get_ylim()[0]))
     drawn = left if left.lines else right
     figure.legend(*drawn.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
@@ -205,7 +205,7 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
 def gallery(comparisons: Sequence[Comparison], columns: int = 4) -> Figure:
     """Queries, above, with their best matches, below, framed in the colour of the outcome."""
     rows = max(1, -(-len(comparisons) // columns))
-    figure = _figure(2.6 * columns, 4.5 * rows)
+    figure = new_figure(2.6 * columns, 4.5 * rows)
     grid = np.asarray(figure.subplots(2 * rows, columns, squeeze=False))
     for axes in grid.ravel():
         axes.axis("off")
@@ -219,17 +219,17 @@ def gallery(comparisons: Sequence[Comparison], columns: int = 4) -> Figure:
         else:
             _picture(below, item.match, item.outcome)
     if not comparisons:
-        _nothing(figure, grid[0, 0], "no frames")
+        nothing(figure, grid[0, 0], "no frames")
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _quiet(*row: Axes) -> None:
+def quiet(*row: Axes) -> None:
     """Frame and ticks that leave the data in front."""
     for axes in row:
         axes.spines[["top", "right"]].set_visible(False)
@@ -245,7 +245,7 @@ def _picture(axes: Axes, image: NDArray[np.uint8], outcome: str) -> None:
     axes.spines[:].set(color=OUTCOMES[outcome], linewidth=3)
 
 
-def _nothing(figure: Figure, axes: Axes, words: str) -> Figure:
+def nothing(figure: Figure, axes: Axes, words: str) -> Figure:
     axes.text(0.5, 0.5, words, ha="center", va="center", color=FAINT, transform=axes.transAxes)
     axes.set(xticks=[], yticks=[])
     return figure

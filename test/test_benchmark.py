@@ -1,0 +1,256 @@
+"""Suites of comparisons: what they plan, what they count, and one run for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from support.sessions import loop_session
+from training.benchmark import tables
+from training.benchmark.cells import RESULT, Workplace, find_cell, run_cell
+from training.benchmark.statistics import Difference, Estimate, gap_closed
+from training.benchmark.suite import ALONE, FOLDER, TEACHER, Suite, load_suite, merged
+from training.distillation import build_method
+from training.engine.config import to_dict
+from training.models import MODELS
+from vpr_kd_ros.errors import ConfigError, DataError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SUITES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_shipped_suites_name_what_exists_and_change_one_thing_at_a_time(name: str) -> None:
+    suite = load_suite(name)
+    cells = {cell.name: cell for cell in suite.cells()}
+    order = list(cells)
+    for cell in cells.values():
+        assert cell.config.model.name in MODELS
+        for needed in filter(None, (cell.teacher, cell.start)):
+            assert order.index(needed) < order.index(cell.name), "teachers come before their students"
+        if cell.teacher:
+            build_method(cell.config.method.name, cell.config.method.options, teacher_dim=64, student_dim=64)
+    for table in suite.tables.values():
+        for column in table.columns:
+            for seed in suite.seeds:
+                plain = to_dict(suite.cell(table, column, ALONE, seed).config)
+                for row in table.rows:
+                    taught = to_dict(suite.cell(table, column, row, seed).config)
+                    same = ("model", "pairing", "height", "width", "steps", "seed", "degradation", "image_augmentation")
+                    assert {key: taught[key] for key in same} == {key: plain[key] for key in same}
+                    assert taught["method"]["name"] != "none"
+
+
+SMALL: dict[str, Any] = {
+    "title": "Small",
+    "about": "For tests.",
+    "seeds": [3, 4],
+    "protocol": {"radius_m": 12.0},
+    "training": {
+        "batch": {"windows": 2, "places": 2, "views": 2},
+        "pairing": {"positive_m": 12.0, "negative_m": 25.0},
+        "height": 24,
+        "width": 32,
+        "steps": 2,
+        "validate_every": 2,
+    },
+    "networks": {
+        "Big": {"model": {"name": "small-resnet-gem", "options": {"descriptor_dim": 8, "widths": [8, 8]}}},
+        "Small": {"model": {"name": "small-resnet-gem", "options": {"descriptor_dim": 8, "widths": [4, 4]}}},
+    },
+    "distillation": {"batch": {"anchors": 2, "neighbours": 1, "among": 2}},
+    "methods": {"MSE": {"method": {"name": "mse"}}, "RKD": {"method": {"name": "rkd"}, "start": "student"}},
+    "tables": {
+        "one": {
+            "title": "One",
+            "columns": [{"teacher": "Big", "student": "Small", "paper": {"MSE": [80.5, 60.25]}}],
+            "rows": ["MSE", "RKD"],
+        },
+        "two": {"title": "Two", "columns": [{"teacher": "Big", "student": "Small"}], "rows": ["MSE"]},
+    },
+}
+
+
+def small(tmp_path: Path, **changes: Any) -> Suite:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return load_suite(str(path))
+
+
+def test_trainings_that_tables_share_are_planned_once(tmp_path: Path) -> None:
+    suite = small(tmp_path)
+    names = [cell.name for cell in suite.cells()]
+    assert len(names) == len(set(names)) == 1 + 2 * 3, "one teacher; of each seed the plain student and two rows"
+    assert {cell.teacher for cell in suite.cells() if cell.teacher} == {"alone/big/seed-3"}
+    rkd = find_cell(suite.cells(), "distilled/big--small--rkd/seed-4")
+    assert rkd.start == "alone/small/seed-4"
+    assert rkd.config.batch.anchors == 2
+    assert rkd.config.batch.windows == 2
+    other = suite.with_seeds([9])
+    assert {cell.teacher for cell in other.cells() if cell.teacher} == {"alone/big/seed-3"}, "the same teacher"
+    assert all(cell.name.endswith("seed-9") for cell in other.cells(["two"]) if cell.teacher)
+
+
+def test_a_suite_extends_another(tmp_path: Path) -> None:
+    small(tmp_path)
+    child = {"extends": "small", "title": "Child", "training": {"steps": 7}, "tables": {"two": SMALL["tables"]["two"]}}
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump(child))
+    suite = load_suite(str(tmp_path / "child.yaml"))
+    assert (suite.name, suite.title, list(suite.tables)) == ("child", "Child", ["two"])
+    assert {cell.config.steps for cell in suite.cells()} == {7}
+    assert {cell.config.height for cell in suite.cells()} == {24}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tabels": {}}, "unknown key 'tabels'; did you mean 'tables'"),
+        ({"seeds": []}, "seeds"),
+        ({"methods": {"MSE": {"method": {"name": "mse"}, "stepps": 3}}}, "RKD"),
+        ({"training": {"stepps": 3}}, "stepps"),
+        ({"networks": {"Big": SMALL["networks"]["Big"]}}, "network 'Small' is not defined"),
+    ],
+)
+def test_mistakes_in_a_suite_are_named_before_anything_is_trained(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(tmp_path, **changes)
+
+
+def test_an_unknown_suite_suggests_the_near_one() -> None:
+    with pytest.raises(ConfigError, match="distilvpr"):
+        load_suite("destilvpr")
+
+
+def test_merging_keeps_what_is_not_named_and_drops_the_options_of_another_model() -> None:
+    base = {"model": {"name": "a", "options": {"x": 1, "y": 2}}, "steps": 5}
+    assert merged(base, {"model": {"options": {"x": 3}}}) == {
+        "model": {"name": "a", "options": {"x": 3, "y": 2}},
+        "steps": 5,
+    }
+    assert merged(base, {"model": {"name": "b", "options": {"z": 1}}})["model"] == {"name": "b", "options": {"z": 1}}
+    assert base["model"] == {"name": "a", "options": {"x": 1, "y": 2}}
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_estimates_are_students_t() -> None:
+    values = [60.1, 63.4, 58.8, 61.0]
+    found = Estimate.of(values)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
+    assert math.isnan(Estimate.of([1.0]).deviation)
+    assert Estimate.of([]).seeds == 0
+
+
+def test_rows_are_compared_seed_by_seed() -> None:
+    row, base = {0: 40.0, 1: 30.0, 2: 50.0, 7: 99.0}, {0: 35.0, 1: 26.0, 2: 43.0, 8: 0.0}
+    found = Difference.of(row, base)
+    assert found.estimate.mean == pytest.approx((5 + 4 + 7) / 3)
+    assert found.p == pytest.approx(stats.ttest_rel([40, 30, 50], [35, 26, 43]).pvalue)
+    assert math.isnan(Difference.of({0: 1.0}, {0: 0.0}).p)
+    assert gap_closed(row, base, teacher=85.0).mean == pytest.approx(np.mean([5 / 50, 4 / 59, 7 / 42]))
+
+
+def test_a_table_from_made_up_results(tmp_path: Path) -> None:
+    place = Workplace(small(tmp_path), tmp_path / "out", tmp_path / "data")
+    made_up = {"alone/big": (95.0,), "alone/small": (40.0, 44.0), "mse": (50.0, 58.0), "rkd": (41.0,)}
+    for cell in place.suite.cells():
+        key = next(key for key in made_up if key in cell.name)
+        number = [3, 4].index(cell.config.seed)
+        if number < len(made_up[key]):
+            place.folder(cell.name).mkdir(parents=True)
+            value = made_up[key][number] / 100
+            result = {"ar1": value, "ar1_percent": value + 0.01, "config": {**to_dict(cell.config), "start": ""}}
+            (place.folder(cell.name) / RESULT).write_text(json.dumps(result))
+    filled = tables.fill(place, place.suite.tables["one"])
+    assert filled.missing == 1
+    assert filled.best(0, "ar1") == ["MSE", ALONE, "RKD"]
+    mse = filled.entries["MSE"][0]
+    assert mse.gain is not None
+    assert mse.gain.estimate.mean == pytest.approx(12.0)
+    assert mse.closed is not None
+    assert mse.closed.mean == pytest.approx(100 * np.mean([10 / 55, 14 / 51]))
+    text = tables.markdown(filled)
+    assert "| MSE | **55.0 ± 5.7** | **54.0 ± 5.7** | +12.0 (0.1) |" in text
+    assert "80.5 / 60.2" in text
+    assert "1 trainings of this table are not done" in text
+    rows = list(csv.DictReader(tables.comma_separated(filled).splitlines()))
+    assert [row["method"] for row in rows] == [TEACHER, ALONE, "MSE", "RKD"]
+    assert float(rows[2]["ar1_mean"]) == pytest.approx(54.0)
+    assert rows[3]["seeds"] == "1"
+
+
+# --- for real -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for part in ("train", "validation", "test"):
+        for seed, name in enumerate(("sun", "overcast", "night")):
+            labelled = part != "train" or name != "night"
+            loop_session(root / part / name, f"{part}-{name}", part, 12, seed, labelled=labelled, condition=name)
+    return root
+
+
+def test_a_cell_needs_its_teacher_and_is_not_mixed_with_another_configuration(tmp_path: Path, data: Path) -> None:
+    suite = small(tmp_path)
+    place = Workplace(suite, tmp_path / "out", data)
+    cells = suite.cells()
+    with pytest.raises(DataError, match="its teacher alone/big/seed-3 is not trained yet"):
+        run_cell(place, find_cell(cells, "distilled/big--small--mse/seed-3"))
+    teacher = find_cell(cells, "alone/big/seed-3")
+    run_cell(place, teacher)
+    result = place.result(teacher)
+    assert result is not None
+    assert result["config"]["seed"] == 3
+    with pytest.raises(ConfigError, match="other values of steps"):
+        place.result(replace(teacher, config=replace(teacher.config, steps=9)))
+
+
+def test_a_suite_runs_goes_on_and_reports(tmp_path: Path, data: Path) -> None:
+    small(tmp_path)
+
+    def benchmark(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "training", "benchmark", "--suite", str(tmp_path / "small.yaml")]
+        where = ["--out", str(tmp_path / "out"), "--data", str(data), *options]
+        return subprocess.run([*command, *where], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+
+    listed = benchmark("--list", "--seeds", "3").stdout.splitlines()
+    assert [line.split()[-1] for line in listed][0] == "alone/big/seed-3"
+    assert len(listed) == 4
+    first = benchmark("--seeds", "3")
+    assert first.returncode == 0, first.stderr[-2000:]
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob(RESULT)}
+    assert len(made) == 4
+    # One training is lost: the same command makes it again and leaves the others alone.
+    lost = tmp_path / "out" / "cells" / "distilled" / "big--small--rkd" / "seed-3" / RESULT
+    lost.unlink()
+    again = benchmark("--seeds", "3")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {p for p, t in made.items() if p.stat().st_mtime_ns != t} == {lost}
+    assert "| RKD |" in again.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "MSE" in page and page.count("data:image/png") >= 14
+    assert "http" not in page.replace("http-equiv", "")
+    for name in ("one.md", "one.csv", "two.md"):
+        assert (tmp_path / "out" / "tables" / name).exists()

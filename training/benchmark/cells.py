@@ -1,0 +1,253 @@
+"""Running a suite: each cell is a training, then a measurement on the test regions, and is done once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from training.benchmark.suite import Cell, Suite
+from training.data.dataset import Keyframes
+from training.engine.checkpoints import differing_keys
+from training.engine.config import to_dict
+from training.engine.descriptors import describe, preprocess_of, split_by_session
+from training.engine.jobs import distill, teach
+from training.engine.runs import LAST, RECORD, load_run
+from training.evaluation.protocol import evaluate
+from training.evaluation.results import Evaluation
+from training.sessions import load_sessions
+from training.simulation.dataset import write_dataset
+from vpr_kd_ros.errors import ConfigError, DataError
+
+RESULT, ANSWERS = "evaluation.json", "answers.npz"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a suite is run.
+
+    Attributes:
+        suite: what is run.
+        out: folder of its cells, tables and report.
+        data: folder with ``train``, ``validation`` and ``test`` sessions.
+    """
+
+    suite: Suite
+    out: Path
+    data: Path
+
+    def folder(self, cell: str) -> Path:
+        """A cell's run folder."""
+        return self.out / "cells" / cell
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What was measured; None where the cell is not done.
+
+        Raises:
+            ConfigError: the cell in the folder was trained with another configuration.
+        """
+        path = self.folder(cell.name) / RESULT
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text())
+        keys = differing_keys(found["config"], to_dict(cell.config))
+        if keys:
+            raise ConfigError(
+                f"{path.parent}: was trained with other values of {', '.join(keys)} than the suite has now; remove it, "
+                "or choose another --out"
+            )
+        return found
+
+
+def prepare_data(place: Workplace, workers: int) -> None:
+    """Simulate the suite's town below ``data``, or what is missing of it; sessions of one's own are left alone."""
+    simulated = place.data == place.out / "data"
+    if simulated:
+        write_dataset(place.data, place.suite.simulation, workers)
+    for part in ("train", "validation", "test"):
+        if not (place.data / part).is_dir():
+            raise DataError(f"{place.data}: has no folder {part} of sessions")
+
+
+def run_cell(place: Workplace, cell: Cell) -> None:
+    """Train a cell, or go on with its training, and measure it on the test sessions.
+
+    Raises:
+        DataError: its teacher is not trained yet, or another process is at work on the cell.
+        ConfigError: the folder holds a run of another configuration.
+    """
+    folder = place.folder(cell.name)
+    with _alone_in(folder):
+        if place.result(cell):
+            return
+        if not (folder / RECORD).exists():
+            _train(place, cell, folder)
+        _measure(place, folder)
+
+
+def _train(place: Workplace, cell: Cell, folder: Path) -> None:
+    train, validation = (load_sessions([place.data / part]) for part in ("train", "validation"))
+    resume = (folder / LAST).exists()
+    if not cell.teacher:
+        teach(cell.config, train, validation, folder, resume)
+        return
+    teacher = place.folder(cell.teacher)
+    if not (teacher / RECORD).exists():
+        raise DataError(f"{cell.name}: its teacher {cell.teacher} is not trained yet; run that cell first")
+    config = replace(cell.config, start=str(place.folder(cell.start))) if cell.start else cell.config
+    distill(config, train, validation, folder, teacher, resume)
+
+
+def _measure(place: Workplace, folder: Path) -> None:
+    model, config = load_run(folder)
+    sessions = load_sessions([place.data / "test"])
+    preprocess = preprocess_of(config)
+    keyframes = Keyframes(sessions, preprocess)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = split_by_session(keyframes, describe(model.to(device), keyframes, preprocess, device))
+    queries = None
+    if config.degradation.changes:
+        degraded = describe(model, keyframes, preprocess, device, degradation=config.degradation)
+        queries = split_by_session(keyframes, degraded)
+    result = evaluate(sessions, rows, place.suite.protocol, queries)
+    record = json.loads((folder / RECORD).read_text())
+    save_answers(folder / ANSWERS, result)
+    summary = {
+        **result.summary(),
+        "parameters": record["parameters"],
+        "descriptor_dim": model.descriptor_dim,
+        "seconds": record["seconds"],
+        "seconds_per_step": record["seconds"] / config.steps,
+        "commit": record["commit"],
+        "config": {**to_dict(config), "start": ""},
+    }
+    # The last file to be written says that the cell is done.
+    draft = folder / f".{RESULT}"
+    draft.write_text(json.dumps(summary, indent=1) + "\n")
+    os.replace(draft, folder / RESULT)
+
+
+def save_answers(path: Path, result: Evaluation) -> None:
+    """Keep what came of every query, for curves and pictures; ``load_answers`` reads it."""
+    arrays: dict[str, Any] = {}
+    for number, pair in enumerate(result.pairs):
+        arrays[f"{number}/names"] = np.array([pair.database, pair.query])
+        for key, value in vars(pair.answers).items():
+            arrays[f"{number}/{key}"] = value
+    np.savez_compressed(path, **arrays)
+
+
+def load_answers(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The answers of each (database, query) pair, by the names of ``training.evaluation.results.Answers``."""
+    with np.load(path, allow_pickle=False) as file:
+        pairs: dict[str, dict[str, Any]] = {}
+        for key in file.files:
+            number, _, name = key.partition("/")
+            pairs.setdefault(number, {})[name] = file[key]
+    return {(str(p["names"][0]), str(p["names"][1])): p for p in pairs.values()}
+
+
+def run_cells(place: Workplace, cells: Sequence[Cell], workers: int, command: Sequence[str]) -> list[str]:
+    """Run cells in processes of their own, teachers first; returns the names of those that failed.
+
+    Args:
+        place: where.
+        cells: what; those that are done are skipped.
+        workers: processes at a time. GPUs are dealt out in turn, processors are shared evenly.
+        command: of one cell, to which its name is appended.
+    """
+    waiting = [cell for cell in cells if not place.result(cell)]
+    running: dict[str, tuple[subprocess.Popen[bytes], Path, int]] = {}
+    failed: list[str] = []
+    free = list(range(workers))
+    logs = place.out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(cells), initial=len(cells) - len(waiting), desc=place.suite.name, unit="cell") as bar:
+        while waiting or running:
+            for cell in _ready(place, waiting, len(free)):
+                waiting.remove(cell)
+                log = logs / f"{cell.name.replace('/', '--')}.log"
+                slot = free.pop()
+                running[cell.name] = (_start([*command, cell.name], log, slot, workers), log, slot)
+            if not running:  # what waits, waits for a teacher that failed
+                failed += [cell.name for cell in waiting]
+                break
+            bar.set_postfix_str(", ".join(running))
+            time.sleep(0.5)
+            for name, (process, log, slot) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[name]
+                free.append(slot)
+                bar.update()
+                if process.returncode != 0:
+                    failed.append(name)
+                    tqdm.write(f"{name}: failed: {_last_line(log)} (all of it: {log})")
+    return failed
+
+
+def _ready(place: Workplace, waiting: Sequence[Cell], count: int) -> list[Cell]:
+    return [cell for cell in waiting if _taught(place, cell)][:count]
+
+
+def _taught(place: Workplace, cell: Cell) -> bool:
+    return all((place.folder(name) / RESULT).exists() for name in (cell.teacher, cell.start) if name)
+
+
+def _start(command: Sequence[str], log: Path, slot: int, workers: int) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    if torch.cuda.device_count() > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    with log.open("wb") as stream:
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+
+
+def cell_command(suite: str, out: Path, data: Path, seeds: Sequence[int]) -> list[str]:
+    """The command that runs one cell, to which the cell's name is appended: also what a job array would call."""
+    return [
+        *(sys.executable, "-m", "training", "benchmark", "--suite", suite, "--out", str(out), "--data", str(data)),
+        *("--seeds", *map(str, seeds), "--cell"),
+    ]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the cell against other processes and machines; a process that dies lets go."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{folder}: another process is at work on this cell") from None
+        yield
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no output"
+
+
+def find_cell(cells: Sequence[Cell], name: str) -> Cell:
+    """The cell of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for cell in cells:
+        if cell.name == name:
+            return cell
+    raise ConfigError(f"no cell {name!r}; --list true prints their names")

@@ -1,0 +1,71 @@
+"""``python -m training benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jsonargparse
+import torch
+
+from training.benchmark.cells import Workplace, cell_command, find_cell, prepare_data, run_cell, run_cells
+from training.benchmark.report import write_report, write_tables
+from training.benchmark.suite import load_suite
+from training.benchmark.tables import markdown
+from vpr_kd_ros.errors import VprError
+
+DESCRIPTION = """Re-run the papers' comparisons on the simulated town or on sessions of your own: every method with
+several seeds, tables in the papers' layout, and a report with pictures. A suite is a YAML file of config/benchmark
+(quick, distilvpr, distilvpr-ablation, structvpr, lsdnet, low-quality, scicevpr), or one of your own. What is done is
+kept: the same command goes on where the last one stopped.
+
+Example: python -m training benchmark --suite quick --out out/quick
+
+Job array: --list prints the command of every training, teachers first; each may run on another machine that shares the
+folder. Then run the command without --cell for the tables."""
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """The command's options."""
+    result = jsonargparse.ArgumentParser(prog="python -m training benchmark", description=DESCRIPTION)
+    result.add_argument("--suite", type=str, required=True, help="name of a suite, or path of a YAML file")
+    result.add_argument("--out", type=str, required=True, help="folder for data, trainings, tables and report")
+    result.add_argument(
+        "--data",
+        type=str,
+        help="folder with train/, validation/ and test/ sessions; default: the suite's town, in --out",
+    )
+    result.add_argument("--seeds", type=int, nargs="+", help="of the students; default: the suite's")
+    result.add_argument("--tables", type=str, nargs="+", default=[], help="only these tables; default: all")
+    result.add_argument("--workers", type=int, help="trainings at a time; default: one a GPU, or one")
+    result.add_argument("--cell", type=str, help="run this one training and nothing else")
+    result.add_argument("--list", action="store_true", help="print the command of every training and run nothing")
+    return result
+
+
+def run(args: jsonargparse.Namespace) -> None:
+    """Run what is not done, then write and print the tables.
+
+    Raises:
+        VprError: a training failed; the others are done and in the tables.
+    """
+    suite = load_suite(args.suite)
+    if args.seeds:
+        suite = suite.with_seeds(args.seeds)
+    out = Path(args.out).resolve()
+    place = Workplace(suite, out, Path(args.data).resolve() if args.data else out / "data")
+    cells = suite.cells(args.tables)
+    command = cell_command(args.suite, out, place.data, suite.seeds)
+    if args.list:
+        print("\n".join(" ".join([*command, cell.name]) for cell in cells))
+        return
+    workers = args.workers or max(1, torch.cuda.device_count())
+    prepare_data(place, max(2, workers))
+    if args.cell:
+        run_cell(place, find_cell(cells, args.cell))
+        return
+    failed = run_cells(place, cells, workers, command)
+    filled = write_tables(place)
+    print("\n".join(markdown(table) for table in filled.values()))
+    print(f"report: {write_report(place, filled)}")
+    if failed:
+        raise VprError(f"{len(failed)} of {len(cells)} trainings failed: {', '.join(failed)}; logs in {out / 'logs'}")
