@@ -118,7 +118,7 @@ def test_a_suite_extends_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tabels": {}}, "unknown key 'tabels'; did you mean 'tables'"),
+        ({"tabels": {}}, "unknown key 'tabels'.*'tables'"),
         ({"seeds": []}, "seeds"),
         ({"methods": {"MSE": {"method": {"name": "mse"}, "stepps": 3}}}, "RKD"),
         ({"training": {"stepps": 3}}, "stepps"),
@@ -139,10 +139,8 @@ def test_an_unknown_suite_suggests_the_near_one() -> None:
 
 def test_merging_keeps_what_is_not_named_and_drops_the_options_of_another_model() -> None:
     base = {"model": {"name": "a", "options": {"x": 1, "y": 2}}, "steps": 5}
-    assert merged(base, {"model": {"options": {"x": 3}}}) == {
-        "model": {"name": "a", "options": {"x": 3, "y": 2}},
-        "steps": 5,
-    }
+    changed = merged(base, {"model": {"options": {"x": 3}}})
+    assert changed == {"model": {"name": "a", "options": {"x": 3, "y": 2}}, "steps": 5}
     assert merged(base, {"model": {"name": "b", "options": {"z": 1}}})["model"] == {"name": "b", "options": {"z": 1}}
     assert base["model"] == {"name": "a", "options": {"x": 1, "y": 2}}
 
@@ -190,7 +188,7 @@ def test_a_table_from_made_up_results(tmp_path: Path) -> None:
     assert mse.closed is not None
     assert mse.closed.mean == pytest.approx(100 * np.mean([10 / 55, 14 / 51]))
     text = tables.markdown(filled)
-    assert "| MSE | **55.0 ± 5.7** | **54.0 ± 5.7** | +12.0 (0.1) |" in text
+    assert "| MSE | **55.0 ± 5.7** | **54.0 ± 5.7** | +12.0 (0.11) |" in text
     assert "80.5 / 60.2" in text
     assert "1 trainings of this table are not done" in text
     rows = list(csv.DictReader(tables.comma_separated(filled).splitlines()))
@@ -236,7 +234,7 @@ def test_a_suite_runs_goes_on_and_reports(tmp_path: Path, data: Path) -> None:
         return subprocess.run([*command, *where], cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
 
     listed = benchmark("--list", "--seeds", "3").stdout.splitlines()
-    assert [line.split()[-1] for line in listed][0] == "alone/big/seed-3"
+    assert listed[0].split()[-1] == "alone/big/seed-3"
     assert len(listed) == 4
     first = benchmark("--seeds", "3")
     assert first.returncode == 0, first.stderr[-2000:]
@@ -250,7 +248,8 @@ def test_a_suite_runs_goes_on_and_reports(tmp_path: Path, data: Path) -> None:
     assert {p for p, t in made.items() if p.stat().st_mtime_ns != t} == {lost}
     assert "| RKD |" in again.stdout
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "MSE" in page and page.count("data:image/png") >= 14
+    assert "MSE" in page
+    assert page.count("data:image/png") >= 14
     assert "http" not in page.replace("http-equiv", "")
     for name in ("one.md", "one.csv", "two.md"):
         assert (tmp_path / "out" / "tables" / name).exists()

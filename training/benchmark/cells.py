@@ -29,7 +29,7 @@ from training.evaluation.protocol import evaluate
 from training.evaluation.results import Evaluation
 from training.sessions import load_sessions
 from training.simulation.dataset import write_dataset
-from vpr_kd_ros.errors import ConfigError, DataError
+from vpr_kd_ros.errors import ConfigError, DataError, VprError
 
 RESULT, ANSWERS = "evaluation.json", "answers.npz"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -160,8 +160,23 @@ def load_answers(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(str(p["names"][0]), str(p["names"][1])): p for p in pairs.values()}
 
 
-def run_cells(place: Workplace, cells: Sequence[Cell], workers: int, command: Sequence[str]) -> list[str]:
-    """Run cells in processes of their own, teachers first; returns the names of those that failed.
+def run_cells(place: Workplace, cells: Sequence[Cell]) -> list[str]:
+    """Run cells one after the other, teachers first; returns the names of those that failed."""
+    failed: list[str] = []
+    for number, cell in enumerate(cells):
+        if place.result(cell):
+            continue
+        tqdm.write(f"{place.suite.name}: training {number + 1} of {len(cells)}: {cell.name}")
+        try:
+            run_cell(place, cell)
+        except VprError as error:
+            failed.append(cell.name)
+            tqdm.write(f"{cell.name}: failed: {error}")
+    return failed
+
+
+def run_cells_in_processes(place: Workplace, cells: Sequence[Cell], workers: int, command: Sequence[str]) -> list[str]:
+    """Run cells side by side, teachers first; returns the names of those that failed.
 
     Args:
         place: where.

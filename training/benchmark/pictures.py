@@ -52,7 +52,7 @@ def success_maps(positions: Floats, right: Mapping[str, NDArray[np.bool_]]) -> F
         for outcome, chosen in (("wrong", ~mask), ("right", mask)):
             axes.scatter(*positions[chosen].T, s=14, color=OUTCOMES[outcome], label=outcome, lw=0)
         axes.set_title(f"{name}: {100 * mask.mean():.0f} % right", fontsize=10, color=INK)
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_aspect("equal", adjustable="box")
         axes.tick_params(labelsize=7, colors=FAINT)
         axes.spines[:].set_color(PALE)
     row[0].legend(frameon=False, fontsize=8)

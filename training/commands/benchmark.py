@@ -7,7 +7,15 @@ from pathlib import Path
 import jsonargparse
 import torch
 
-from training.benchmark.cells import Workplace, cell_command, find_cell, prepare_data, run_cell, run_cells
+from training.benchmark.cells import (
+    Workplace,
+    cell_command,
+    find_cell,
+    prepare_data,
+    run_cell,
+    run_cells,
+    run_cells_in_processes,
+)
 from training.benchmark.report import write_report, write_tables
 from training.benchmark.suite import load_suite
 from training.benchmark.tables import markdown
@@ -63,7 +71,7 @@ def run(args: jsonargparse.Namespace) -> None:
     if args.cell:
         run_cell(place, find_cell(cells, args.cell))
         return
-    failed = run_cells(place, cells, workers, command)
+    failed = run_cells(place, cells) if workers == 1 else run_cells_in_processes(place, cells, workers, command)
     filled = write_tables(place)
     print("\n".join(markdown(table) for table in filled.values()))
     print(f"report: {write_report(place, filled)}")
