@@ -1,4 +1,4 @@
-"""LSDNet: distillation of the topology of global descriptors and of feature maps (Peng et al., RA-L 2022)."""
+"""LSDNet: distillation of the topology of global descriptors and of feature maps (Peng et al., IROS 2022)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LSDNet's image encoder: NetVLAD with self-attention between residuals and weighted clusters (RA-L 2022)."""
+"""LSDNet's image encoder: NetVLAD with self-attention between residuals and weighted clusters (IROS 2022)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.options import choice
 
 
 class SAVLAD(NetVLAD):
-    """Self-attentional VLAD (Peng et al., RA-L 2022, Eqs. 1 to 5).
+    """Self-attentional VLAD (Peng et al., IROS 2022, Eqs. 1 to 5).
 
     The refined residuals of Eq. 4 are averages R'_i = sum_j A_ij R_j over all places j of the map, and a visual word is
     their sum over i. That sum is sum_j (sum_i A_ij) R_j: refining comes to weighting each place by the attention that

@@ -52,7 +52,7 @@ class Trunk(nn.Sequential):
 
 
 def local_feature_trunk(name: str, pretrained: bool | str, trainable_blocks: int) -> Trunk:
-    """A backbone cropped where NetVLAD reads it, as in LSDNet (Peng et al., RA-L 2022, Sec. IV-B and Table III).
+    """A backbone cropped where NetVLAD reads it, as in LSDNet (Peng et al., IROS 2022, Sec. IV-B and Table III).
 
     Args:
         name: "vgg16" (5 blocks, to conv5_3 before its ReLU, 512 channels, stride 16), "resnet18" (4 blocks: stem and
