@@ -8,7 +8,6 @@ its definition in the bag.
 from __future__ import annotations
 
 import heapq
-import re
 import struct
 from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import ExitStack
@@ -25,9 +24,10 @@ from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
 from training.ingest import livox
+from vpr_kd_ros.bag_topics import TypeDefinition
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.mcap_file import McapFile
-from vpr_kd_ros.recording import TypeDefinition
+from vpr_kd_ros.playback import natural_order
 
 SUFFIXES = (".mcap", ".db3", ".bag")
 _HALF_WRITTEN = (
@@ -245,7 +245,7 @@ class Bag:
             self._notices.append(f"{self.path}: metadata.yaml names {', '.join(missing)}, which is not there")
         if not metadata and not self._notices:
             self._notices.append(f"{self.path}: no metadata.yaml; the bag is opened through its {len(found)} file(s)")
-        return sorted(found, key=_natural)
+        return sorted(found, key=natural_order)
 
     def _open(self, metadata: dict[str, Any]) -> list[_File]:
         if metadata.get("compression_mode", "").lower() not in ("", "none"):
@@ -376,8 +376,3 @@ def _types(store: Stores) -> Any:
 def _ros2_type(kind: str) -> str:
     package, *_, name = kind.split("/") if "/" in kind else ("", kind)
     return f"{package}/msg/{name}" if package else name
-
-
-def _natural(path: Path) -> list[Any]:
-    """Sort key by which part 10 comes after part 9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]

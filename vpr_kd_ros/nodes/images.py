@@ -9,8 +9,8 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from vpr_kd_ros.bag_topics import TopicQos
 from vpr_kd_ros.nodes.topics import published_topics, qos_profile
-from vpr_kd_ros.recording import TopicQos
 
 TRANSPORTS = ("raw", "compressed")
 # Best effort hears every publisher.

@@ -16,6 +16,7 @@ from rclpy.duration import Duration
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 
+from vpr_kd_ros.bag_topics import TopicQos
 from vpr_kd_ros.conversions import stamp_from_ns
 from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
 from vpr_kd_ros.nodes import base
@@ -23,7 +24,6 @@ from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.topics import message_class, qos_profile
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.playback import Bag
-from vpr_kd_ros.recording import TopicQos
 
 CLOCK_PERIOD_S = 0.01
 SETTLE_S = 0.5
