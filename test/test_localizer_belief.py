@@ -101,7 +101,7 @@ def test_weak_answers_that_agree_with_the_odometry_are_accepted() -> None:
 def test_the_covariance_is_the_spread_of_the_posterior_and_of_right_answers() -> None:
     bench = Bench(min_probability=0.1)
     bench.show({10: 0.5, 11: 0.48})
-    match = bench.localizer.localise(IMAGE, 0)
+    match = bench.localizer.localise(IMAGE, 0, Pose.planar(0, 0, 0))
     assert match.pose is not None
     assert match.covariance is not None
     # Bayes' rule by hand, over the candidates within the radius of the best: all had the same probability before.
@@ -117,9 +117,26 @@ def test_the_covariance_is_the_spread_of_the_posterior_and_of_right_answers() ->
     # Surer of one of them, the ellipse is smaller; never below what right answers are off by.
     bench.localizer.reset()
     bench.show({10: 0.6})
-    sure = bench.localizer.localise(IMAGE, 0).covariance
+    sure = bench.localizer.localise(IMAGE, 0, Pose.planar(0, 0, 0)).covariance
     assert sure is not None
     assert 4.0**2 / 12 + 0.5**2 <= sure[0, 0] < match.covariance[0, 0]
+
+
+def test_without_odometry_a_sure_image_answers_by_itself() -> None:
+    bench, alone = Bench(), Bench(mode="single")
+    for each in (bench, alone):
+        each.show({10: 0.6})
+    ours, single = bench.localizer.localise(IMAGE, 0), alone.localizer.localise(IMAGE, 0)
+    assert ours.accepted
+    assert ours.probability == pytest.approx(max(single.probability, ours.probability))
+    # Images that are not sure are still filtered: the same place is seen again and again.
+    bench.localizer.reset()
+    accepted = []
+    for i in range(8):
+        bench.show({10: 0.3})
+        accepted.append(bench.localizer.localise(IMAGE, i * SECOND).accepted)
+    assert not accepted[0]
+    assert accepted[-1]
 
 
 def test_the_spread_turns_with_the_robot() -> None:

@@ -34,7 +34,7 @@ CALIBRATION = Calibration(
     cluster_radius_m=10.0,
     right=80,
     wrong=20,
-    evidence=Evidence(-1092.0, 1100.0, 0.0),
+    evidence=Evidence(-297.0, 300.0, 0.0),
     with_odometry=AS_IT_IS,
     without_odometry=AS_IT_IS,
 )

@@ -24,7 +24,8 @@ from training.sessions import Session
 from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread, scores
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats, Pose
-from vpr_kd_ros.localizer import BACKGROUND, Localizer, LocalizerConfig
+from vpr_kd_ros.localizer import Localizer, LocalizerConfig
+from vpr_kd_ros.place_filter import BACKGROUND
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.preprocess import Preprocess
 from vpr_kd_ros.student import Student, StudentMetadata
@@ -80,9 +81,11 @@ def calibrate(
     whole = [np.ones(len(pair.database), dtype=np.bool_) for pair in pairs]
     drives = [(pair, kept) for pair, all_of_it in zip(pairs, whole, strict=True) for kept in _maps(all_of_it)]
     alone = [_drive(pair, kept, draft, "single", False) for pair, kept in zip(pairs, whole, strict=True)]
+    # Without odometry a sure image answers for the filter; here the filter has to answer.
+    silent = replace(draft, intercept=-1e3)
     filtered = {
         odometry: [
-            _drive(pair, kept, draft, "belief", odometry)
+            _drive(pair, kept, silent, "belief", odometry)
             for pair, kept in tqdm(drives, f"calibrating {'with' if odometry else 'without'} odometry", leave=False)
         ]
         for odometry in (True, False)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
-from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread, margins
+from vpr_kd_ros.calibration import Spread, margins
 from vpr_kd_ros.errors import ConfigError, did_you_mean
-from vpr_kd_ros.geometry import Floats, Ints, Pose, wrap_angle, yaw_from_quaternion
+from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
 from vpr_kd_ros.motion import Motion
+from vpr_kd_ros.place_filter import PlaceFilter, yaws_of
 from vpr_kd_ros.place_map import Neighbours, PlaceMap
 from vpr_kd_ros.pose_estimate import estimate_pose
 from vpr_kd_ros.student import Student
+from vpr_kd_ros.verification import VerificationConfig, Verifier
 
 MODES = ("single", "belief")
 DEFAULT_CLUSTER_RADIUS_M = 10.0
-BACKGROUND = 256
-"""So many of the map's places, or all, are what the similarities of an image are compared with in mode belief."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class LocalizerConfig:
         mode: ``single`` judges each image alone; ``belief`` filters them over time (see ``vpr_kd_ros.belief``) and
             needs a calibration.
         belief: of mode ``belief``.
+        verification: of accepted matches by the map's pictures; off by default.
     """
 
     candidates: int = 10
@@ -50,6 +50,7 @@ class LocalizerConfig:
     yaw_window_rad: float = math.radians(45.0)
     mode: str = "single"
     belief: BeliefConfig = BeliefConfig()
+    verification: VerificationConfig = VerificationConfig()
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -132,7 +133,10 @@ class Localizer:
         self.place_map = place_map
         self.config = config
         self.cluster_radius_m = _cluster_radius(student, config)
-        self.filter = _Filter(student, place_map, self.cluster_radius_m, config) if config.mode == "belief" else None
+        self.filter = (
+            PlaceFilter(student, place_map, self.cluster_radius_m, config.belief) if config.mode == "belief" else None
+        )
+        self._verifier = Verifier(config.verification)
 
     @property
     def belief(self) -> Belief | None:
@@ -154,6 +158,12 @@ class Localizer:
         descriptor = self._describe(image)
         watch.lap("describe")
         match = self.find(descriptor, stamp_ns, odometry)
+        watch.lap("find")
+        if self.config.verification.places:
+            match = self._verified(match, image)
+            watch.lap("verify")
+        # What finding took is told step by step.
+        del watch.seconds["find"]
         return replace(match, seconds={**watch.seconds, **match.seconds})
 
     def find(self, descriptor: NDArray[np.float32], stamp_ns: int, odometry: Pose | None = None) -> Match:
@@ -185,6 +195,20 @@ class Localizer:
         if self.filter is not None:
             self.filter.belief.reset()
 
+    def _verified(self, match: Match, image: NDArray[np.uint8]) -> Match:
+        """The match, refused unless the picture of one of its best places agrees with the image."""
+        config, pose = self.config.verification, match.pose
+        if pose is None:
+            return match
+        near = np.linalg.norm(match.candidates.positions - pose.position, axis=1) <= self.cluster_radius_m
+        ids = dict.fromkeys([match.place_id, *match.candidates.place_ids[near].tolist()])
+        pictures = [self.place_map.thumbnail(i) for i in list(ids)[: config.places] if i is not None]
+        agree = max((self._verifier.inliers(image, picture) for picture in pictures if picture is not None), default=0)
+        if agree >= config.min_inliers:
+            return match
+        reason = f"{agree} local features agree with the map's pictures, below {config.min_inliers}"
+        return replace(match, accepted=False, reason=reason, pose=None, covariance=None)
+
     def _describe(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(self.student.describe([image])[0])
 
@@ -213,7 +237,7 @@ class Localizer:
         else:
             above = margins(neighbours.similarities, positions, self.cluster_radius_m)
             probabilities = calibration.probabilities(neighbours.similarities, above)
-        return Candidates(neighbours.ids, neighbours.similarities, probabilities, positions, _yaws(neighbours.poses))
+        return Candidates(neighbours.ids, neighbours.similarities, probabilities, positions, yaws_of(neighbours.poses))
 
     def _answer(
         self,
@@ -226,7 +250,12 @@ class Localizer:
         """The best place, and why it is not accepted, if it is not."""
         usable = bool(descriptor.any()) and bool(np.isfinite(descriptor).all())
         if usable and self.filter is not None:
-            answer = self._filtered(self.filter.observe(stamp_ns, descriptor, candidates.place_ids, odometry))
+            posterior = self.filter.observe(stamp_ns, descriptor, candidates.place_ids, odometry)
+            answer = self._filtered(posterior)
+            alone = self._best(neighbours, candidates)
+            # A motion prior adds little: an image that is surer by itself answers.
+            if posterior.moved is None and not answer.probability >= alone.probability:
+                answer = alone
         else:
             answer = self._best(neighbours, candidates)
         if not usable:
@@ -319,47 +348,6 @@ class _Answer:
 _NOTHING = _Answer(None, math.nan, [], np.empty(0), None, None)
 
 
-class _Filter:
-    """The belief, fed with what the calibration says of each image."""
-
-    def __init__(self, student: Student, place_map: PlaceMap, cluster_radius_m: float, config: LocalizerConfig) -> None:
-        self._evidence, self._with_odometry, self._without_odometry = _for_belief(student)
-        self._place_map = place_map
-        ids = place_map.ids
-        chosen = np.unique(np.linspace(0, len(ids) - 1, min(BACKGROUND, len(ids))).astype(np.int64))
-        self._background = place_map.descriptors_of(ids[chosen])
-        self._row_of = {place_id: row for row, place_id in enumerate(ids.tolist())}
-        self._positions = place_map.positions
-        self._yaws = _yaws([place_map.pose(place_id) for place_id in self._row_of])
-        spacing = min(place_map.spacing_m, cluster_radius_m)
-        self.belief = Belief(ids, self._positions, self._yaws, spacing, config.belief)
-
-    def observe(
-        self, stamp_ns: int, descriptor: NDArray[np.float32], retrieved: Ints, odometry: Pose | None
-    ) -> Posterior:
-        background = self._background @ descriptor
-
-        def log_ratios(place_ids: Ints) -> Floats:
-            similarities = self._place_map.descriptors_of(place_ids) @ descriptor
-            return self._evidence.log_ratios(similarities, background)
-
-        spoken = self._evidence.log_ratios(background, background)
-        return self.belief.observe(stamp_ns, retrieved, log_ratios, spoken, odometry)
-
-    def places(self, place_ids: Ints) -> tuple[Floats, Floats]:
-        """Positions (h, 3) and headings (h,) of places (h,)."""
-        rows = [self._row_of[place_id] for place_id in place_ids.tolist()]
-        return self._positions[rows], self._yaws[rows]
-
-    def worth(self, posterior: Posterior) -> Filtered:
-        """What the filter's probabilities are worth now."""
-        return self._without_odometry if posterior.moved is None else self._with_odometry
-
-
-def _yaws(poses: Sequence[Pose]) -> Floats:
-    return yaw_from_quaternion(np.array([pose.quaternion for pose in poses], dtype=np.float64).reshape(-1, 4))
-
-
 class _Stopwatch:
     """Wall time of consecutive steps."""
 
@@ -389,20 +377,3 @@ def _cluster_radius(student: Student, config: LocalizerConfig) -> float:
             f"{calibration.cluster_radius_m}; leave it out"
         )
     return calibration.cluster_radius_m
-
-
-def _for_belief(student: Student) -> tuple[Evidence, Filtered, Filtered]:
-    """What mode belief needs of the calibration."""
-    calibration: Calibration | None = student.metadata.calibration
-    if calibration is None:
-        raise ConfigError(
-            f"mode: 'belief' needs probabilities, and student {student.metadata.name!r} carries no calibration; export "
-            f"it with one, or set mode to 'single'"
-        )
-    evidence, with_odometry, without = calibration.evidence, calibration.with_odometry, calibration.without_odometry
-    if evidence is None or with_odometry is None or without is None:
-        raise ConfigError(
-            f"mode: 'belief', but student {student.metadata.name!r} was calibrated for single images only, by an older "
-            f"version; export it again, or set mode to 'single'"
-        )
-    return evidence, with_odometry, without
