@@ -15,7 +15,10 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", glob("launch/*.launch.py")),
-        (f"share/{NAME}/config", [*glob("config/*.yaml"), *glob("config/*.xml"), *glob("config/*.rviz")]),
+        (
+            f"share/{NAME}/config",
+            [*glob("config/*.yaml"), *glob("config/*.xml"), *glob("config/*.rviz"), *glob("config/*.json")],
+        ),
     ],
     python_requires=">=3.10",
     install_requires=["setuptools"],

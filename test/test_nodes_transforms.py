@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 
-from geometry_msgs.msg import TransformStamped
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
@@ -25,6 +25,7 @@ from std_srvs.srv import Trigger
 from support.ros import Graph, ros_graph, wait_until  # sets what ROS reads when it is imported
 from support.town import SECOND_NS, SIMILAR, START_NS, image_of, pose_at, save_town
 from vpr_kd_ros.conversions import header, odometry_to_message
+from vpr_kd_ros.decode import pose_from_message
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.place_map import PlaceMap
 
@@ -55,6 +56,7 @@ def test_map_to_odom_is_published_when_match_and_odometry_agree_and_never_guesse
     camera, wheels = graph.publisher(Image, "/image"), graph.publisher(Odometry, "/odom")
     transforms = graph.collect(TransformStamped, "/fake_tf", 100)
     clouds = graph.collect(PointCloud2, "/localizer/candidates")
+    poses = graph.collect(PoseWithCovarianceStamped, "/localizer/pose")
     parameters = {"student": tiny_student, "map": tmp_path / "map", "min_similarity": SIMILAR, "publish_tf": True}
     node = graph.start("localizer", parameters, python_path=[FAKE_TF2])
 
@@ -78,12 +80,12 @@ def test_map_to_odom_is_published_when_match_and_odometry_agree_and_never_guesse
     found = wait_until(lambda: transforms, "the transform")[-1]
     assert (found.header.frame_id, found.child_frame_id) == ("map", "odom")
     assert found.header.stamp == image_of(3, 3.0).header.stamp
-    place = pose_at(3)
+    same = wait_until(lambda: [pose for pose in poses if pose.header.stamp == found.header.stamp], "its pose")[0]
+    place = pose_from_message(same)
     expected = matrix((*place.position[:2], place.yaw)) @ np.linalg.inv(matrix((1.0, 2.0, 0.5)))
     at, turn = found.transform.translation, found.transform.rotation
-    got = matrix((at.x, at.y, 2.0 * math.atan2(turn.z, turn.w)))
-    # A pose is the mean of the candidates that agree.
-    np.testing.assert_allclose(got, expected, atol=0.5)
+    np.testing.assert_allclose(matrix((at.x, at.y, 2.0 * math.atan2(turn.z, turn.w))), expected, atol=1e-6)
+    np.testing.assert_allclose(place.position[:2], pose_at(3).position[:2], atol=5.0)
     count = len(transforms)
     show(1000, 4.0, (1.0, 2.0, 0.5))
     time.sleep(0.5)
@@ -169,7 +171,9 @@ def test_mapper_takes_satellite_fixes_as_metres_and_heads_where_it_drives(
     assert "a fix tells no heading until" in node.output
     place_map = PlaceMap.load(tmp_path / "map")
     # One degree of latitude at 48 degrees is 111.2 km.
-    np.testing.assert_allclose(place_map.positions[:, 1] % 11.12, 0.0, atol=0.05)
+    steps = place_map.positions[:, 1] / 11.12
+    np.testing.assert_allclose(steps, np.round(steps), atol=0.01)
+    assert np.ptp(steps) > 1.9
     np.testing.assert_allclose(place_map.positions[:, 0], 0.0, atol=1e-6)
     appending = graph.start("mapper", {**parameters, "append": True})
     appending.wait_for_output("parameter 'nav_origin': it is not given")

@@ -1,0 +1,167 @@
+"""What of a frame's time the localizer node spends outside the network: transport, decoding, resizing, search, answer.
+
+    python benchmarks/node_share.py
+    python benchmarks/node_share.py --seconds 60 --rate 10 --backend torch --json node_share.json
+
+A camera of 640x480 publishes over DDS; the node runs a MobileNetV2-GeM student of 240x320 (random weights) on one
+thread, with a map of 5000 places, in a process of its own, where every run of the network is timed. ``node_ms`` is the
+processor time of the whole process per processed frame (all its threads, DDS and deserialisation included),
+``network_ms`` what of it the network took, and ``share`` the rest over the whole. Processor time does not count waiting
+for a busy machine; frames that were received and replaced by newer ones count as the node's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Run as a file, the checkout is not on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.live_node import Camera, NodeUnderTest, write_report
+
+PLACES, DIM = 5000, 256
+TIMES = "NODE_SHARE_TIMES"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seconds", type=float, default=30.0, help="length (default: 30)")
+    options.add_argument("--rate", type=float, default=30.0, help="images a second (default: 30)")
+    options.add_argument("--size", type=int, nargs=2, default=(240, 320), help="network input (default: 240 320)")
+    options.add_argument("--backend", default="auto", help="parameter of the node (default: auto)")
+    options.add_argument("--domain", type=int, default=92, help="ROS domain that nobody else uses (default: 92)")
+    options.add_argument("--json", type=Path, help="file for the row")
+    return options
+
+
+def make_student(path: Path, height: int, width: int) -> str:
+    """A MobileNetV2-GeM artefact with random weights; returns its fingerprint."""
+    import torch
+
+    from training.export import camera_program
+    from training.models.image import MobileNetV2GeM
+    from training.onnx_model import to_onnx
+    from vpr_kd_ros.preprocess import Preprocess
+    from vpr_kd_ros.student import StudentMetadata, save_student
+
+    torch.manual_seed(0)
+    preprocess = Preprocess(height, width)
+    program = camera_program(MobileNetV2GeM(DIM).eval(), preprocess)
+    metadata = StudentMetadata("mobilenetv2-gem", "none", DIM, preprocess)
+    return save_student(path, program, metadata, to_onnx(program)).fingerprint
+
+
+def make_map(path: Path, fingerprint: str) -> None:
+    """A map of random descriptors on a line."""
+    from vpr_kd_ros.geometry import Pose
+    from vpr_kd_ros.map_files import MapContent, Place, write_map
+
+    rows = np.random.default_rng(0).standard_normal((PLACES, DIM))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    places = [Place(Pose.planar(2.0 * i, 0.0, 0.0), i, "drive", None) for i in range(PLACES)]
+    write_map(path, MapContent(fingerprint, "map", PLACES, np.arange(PLACES), rows.astype(np.float16), places))
+
+
+def run_node() -> None:
+    """The node's process: the localizer, with a clock around its network; every second it writes what it took."""
+    from vpr_kd_ros.nodes import base, localizer
+    from vpr_kd_ros.student import Student
+
+    spent: list[float] = []
+    load = Student.load
+
+    def load_with_clock(*args: Any, **kwargs: Any) -> Student:
+        student = load(*args, **kwargs)
+        network = student._backend.describe
+
+        def describe(batch: Any) -> Any:
+            began = time.thread_time()
+            rows = network(batch)
+            spent.append((time.thread_time() - began) * 1e3)
+            return rows
+
+        student._backend.describe = describe  # type: ignore[method-assign]
+        return student
+
+    class Timed(localizer.LocalizerNode):
+        def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+            steps = {step: window.percentile(50) * 1e3 for step, window in dict(self._tally.steps).items()}
+            values = {"network": list(spent), "steps": steps, "received": self._tally.received.count}
+            path = Path(os.environ[TIMES])
+            path.with_suffix(".new").write_text(json.dumps(values))
+            path.with_suffix(".new").replace(path)
+            return super().diagnose()
+
+    Student.load = load_with_clock  # type: ignore[method-assign]
+    base.main(Timed)
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run node and camera, and return the row."""
+    height, width = args.size
+    make_map(folder / "map", make_student(folder / "student.pt2", height, width))
+    os.environ[TIMES] = str(folder / "times.json")
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(10)]
+    parameters = {"student": folder / "student.pt2", "map": folder / "map", "min_similarity": 0.5, "threads": 1}
+    parameters |= {"backend": args.backend}
+    node = NodeUnderTest([__file__, "--node"], parameters, args.domain, folder / "log")
+
+    def now() -> dict[str, Any]:
+        stamp = Path(os.environ[TIMES]).stat().st_mtime_ns
+        while Path(os.environ[TIMES]).stat().st_mtime_ns == stamp:
+            time.sleep(0.001)
+        return {"cpu": node.cpu_seconds(), **json.loads(Path(os.environ[TIMES]).read_text())}
+
+    try:
+        with Camera(images, args.rate, args.domain) as camera:
+            camera.wait_for_answers(30, node)
+            before, load = now(), os.getloadavg()[0]
+            time.sleep(args.seconds)
+            after = now()
+            latency = np.array(camera.answers[30:]) * 1e3
+    finally:
+        node.end()
+    network = after["network"][len(before["network"]) :]
+    per_frame = (after["cpu"] - before["cpu"]) * 1e3 / len(network)
+    runtime = next((line for line in node.output.splitlines() if "runs with" in line), "").split("runs with ")[-1]
+    return {
+        "student": f"mobilenetv2-gem {height}x{width}",
+        "runtime": runtime,
+        "received": after["received"] - before["received"],
+        "processed": len(network),
+        "node_ms": round(per_frame, 2),
+        "network_ms": round(float(np.mean(network)), 2),
+        "share": round(1 - float(np.mean(network)) / per_frame, 3),
+        "wall_p50_ms": {step: round(value, 2) for step, value in after["steps"].items()},
+        "latency_p50_ms": round(float(np.percentile(latency, 50)), 1),
+        "load": round(load, 1),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run and return the row."""
+    args = parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure(args, Path(folder))]
+    print("\n".join(f"{key}: {value}" for key, value in rows[0].items()))
+    write_report(args.json, "node_share", rows)
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--node"]:
+        del sys.argv[1]
+        run_node()
+    main()
