@@ -74,10 +74,10 @@ def queries_of(rows: Halves, count: int, rng: np.random.Generator) -> NDArray[np
     return np.asarray(picked / np.linalg.norm(picked, axis=1, keepdims=True))
 
 
-def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+def timed(action: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     """Processor milliseconds of this thread, and the result."""
     began = time.thread_time()
-    result = action()
+    result = action(*arguments)
     return (time.thread_time() - began) * 1e3, result
 
 
@@ -86,13 +86,13 @@ def measure(rows: Halves, queries: NDArray[np.float32]) -> dict[str, Any]:
     ids = np.arange(len(rows))
     memory = np.ones(MEMORY_PASS_BYTES // 8)
     exact = PlaceIndex.build(ids, rows, "exact")
-    build_ms, approximate = timed(lambda: PlaceIndex.build(ids, rows, "approximate"))
+    build_ms, approximate = timed(PlaceIndex.build, ids, rows, "approximate")
     times: dict[str, list[float]] = {"exact": [], "approximate": [], "pass": []}
     found = 0
     for number, query in enumerate(queries):
-        spent, (wanted, _) = timed(lambda query=query: exact.search(query[None], 10))
+        spent, (wanted, _) = timed(exact.search, query[None], 10)
         times["exact"].append(spent)
-        spent, (answer, _) = timed(lambda query=query: approximate.search(query[None], 10))
+        spent, (answer, _) = timed(approximate.search, query[None], 10)
         times["approximate"].append(spent)
         found += int(answer[0, 0] == wanted[0, 0])
         if number % 5 == 0:
