@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vpr_kd_ros.calibration import PRIOR_DEVIATION, Calibration, margins
+from vpr_kd_ros.calibration import (
+    MAX_LOG_RATIO,
+    PRIOR_DEVIATION,
+    Calibration,
+    Evidence,
+    Filtered,
+    Spread,
+    margins,
+    scores,
+)
 from vpr_kd_ros.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -136,3 +147,95 @@ def test_round_trip_and_bad_values() -> None:
         Calibration.fit([np.nan], [0.0], [True])
     with pytest.raises(DataError, match="calibration"):
         Calibration.fit([0.1, 0.2], [0.0, 0.0], [True])
+
+
+def test_evidence_is_the_log_of_the_ratio_of_the_densities() -> None:
+    """Similarities of two normal densities of one deviation: the log ratio is linear in them, with a known slope."""
+    rng = np.random.default_rng(7)
+    there = np.concatenate([np.ones(4000, dtype=bool), np.zeros(40_000, dtype=bool)])
+    s = np.where(there, rng.normal(0.6, 0.1, len(there)), rng.normal(0.4, 0.1, len(there)))
+    fit = Evidence.fit(s, np.zeros(len(s)), there)
+    for x in (0.35, 0.5, 0.65):
+        exact = ((x - 0.4) ** 2 - (x - 0.6) ** 2) / (2 * 0.1**2)
+        assert fit.log_ratios([x], [])[0] == pytest.approx(exact, abs=0.25)
+    assert fit.score_weight == 0.0
+    assert np.abs(fit.log_ratios([-50.0, 50.0], [])).tolist() == [MAX_LOG_RATIO, MAX_LOG_RATIO]
+    with pytest.raises(DataError, match="pairs"):
+        Evidence.fit([0.1, 0.2], [0.0, 0.0], [True, True])
+
+
+def test_scores_do_not_change_when_all_similarities_move_alike() -> None:
+    rng = np.random.default_rng(8)
+    background, s = rng.normal(0.3, 0.1, 100), rng.normal(0.5, 0.1, 5)
+    wanted = [(x - background.mean()) / background.std() for x in s]
+    np.testing.assert_allclose(scores(s, background), wanted)
+    np.testing.assert_allclose(scores(0.5 * s + 0.2, 0.5 * background + 0.2), wanted)
+    assert scores(s, []).tolist() == [0.0] * 5
+    assert np.isfinite(scores(s, np.full(10, 0.3))).all()
+
+
+@pytest.mark.parametrize("tails", [0.0, 0.15])
+def test_the_spread_makes_the_ellipses_true(tails: float) -> None:
+    """On other residuals than those it was fitted on, also where some are much larger than the rest."""
+    rng = np.random.default_rng(9)
+
+    def residuals(count: int) -> tuple[Floats, Floats]:
+        own = np.array([np.diag(d) for d in rng.uniform(0.5, 3.0, (count, 2))])
+        wide = np.where(rng.uniform(size=count) < tails, 3.0, 1.0)[:, None]
+        return rng.normal(0, 1, (count, 2)) * wide * np.sqrt(np.diagonal(own, axis1=1, axis2=2) + [2.0, 0.5]), own
+
+    spread = Spread.fit(*residuals(2000))
+    found, own = residuals(2000)
+    whole = own + np.diag([spread.along_m**2, spread.across_m**2])
+    inside = [float(r @ np.linalg.solve(c, r)) <= 5.991 for r, c in zip(found, whole, strict=True)]
+    assert 0.92 < np.mean(inside) < 0.98
+    assert spread.along_m > spread.across_m
+    if not tails:
+        assert (spread.along_m, spread.across_m) == pytest.approx((2.0**0.5, 0.5**0.5), rel=0.2)
+    with pytest.raises(DataError, match="no answer was right"):
+        Spread.fit(np.empty((0, 2)), np.empty((0, 2, 2)))
+
+
+def test_what_a_filter_that_is_too_sure_is_worth() -> None:
+    rng = np.random.default_rng(10)
+    p = rng.uniform(0.001, 0.999, 20_000)
+    # The truth is half as sure, in log odds.
+    right = rng.uniform(size=len(p)) < 1 / (1 + np.exp(-0.5 * np.log(p / (1 - p))))
+    fit = Filtered.fit(p, right, Spread(1.0, 1.0))
+    assert (fit.intercept, fit.slope) == pytest.approx((0.0, 0.5), abs=0.05)
+    assert fit.probability(0.99) == pytest.approx(1 / (1 + np.exp(-0.5 * np.log(99))), abs=0.02)
+    assert 0.0 <= fit.probability(0.0) < fit.probability(1.0) <= 1.0
+
+
+def test_older_artefacts_have_a_calibration_of_single_images() -> None:
+    old = {
+        "intercept": -6.0,
+        "similarity_weight": 8.0,
+        "margin_weight": 6.0,
+        "cluster_radius_m": 10.0,
+        "right": 5,
+        "wrong": 5,
+    }
+    read = Calibration.from_dict(old)
+    assert (read.spread, read.evidence, read.with_odometry, read.without_odometry) == (None, None, None, None)
+    filtered = Filtered(-1.0, 0.5, Spread(0.5, 1.0), right=3, wrong=4)
+    whole = replace(
+        read,
+        spread=Spread(0.5, 1.0),
+        evidence=Evidence(-2.0, 1.5, 2.0),
+        with_odometry=filtered,
+        without_odometry=filtered,
+    )
+    assert Calibration.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+    for path, value in (
+        (("evidence", "score_weight"), -1.0),
+        (("evidence", "score_weight"), "2"),
+        (("with_odometry", "slope"), float("nan")),
+        (("with_odometry", "spread"), None),
+        (("spread", "along_m"), -0.5),
+        (("spread", "colour"), 1.0),
+    ):
+        broken = json.loads(json.dumps(whole.to_dict()))
+        broken[path[0]][path[1]] = value
+        with pytest.raises(DataError):
+            Calibration.from_dict(broken)

@@ -23,6 +23,7 @@ from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.pose_estimate import ANGLE_DEVIATION_RAD
 from vpr_kd_ros.preprocess import Preprocess
 from vpr_kd_ros.student import Student, StudentMetadata
+from vpr_kd_ros.verification import VerificationConfig
 
 DIM = 24
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -260,3 +261,32 @@ def test_what_does_not_fit_is_refused_with_the_mend() -> None:
             LocalizerConfig(**{key: value})  # type: ignore[arg-type]
     with pytest.raises(DataError, match="RGB"):
         Localizer(calibrated, place_map, LocalizerConfig()).localise(np.zeros((4, 4), dtype=np.uint8), 0)
+
+
+def test_verification_refuses_what_the_pictures_do_not_show() -> None:
+    student, backend = preset_student()
+    rng = np.random.default_rng(0)
+    street, other = (rng.integers(0, 256, (120, 160, 3), dtype=np.uint8) for _ in range(2))
+    # Blocks have corners that noise alone has not.
+    street, other = (np.kron(image[::10, ::10], np.ones((10, 10, 1), dtype=np.uint8)) for image in (street, other))
+    backend.answer = np.eye(DIM)[0]
+    place_map = PlaceMap(DIM, "ab" * 32, "map")
+    place_map.add(np.eye(DIM, dtype=np.float32)[0], Pose.planar(1, 2, 0), 0, "s", street)
+    place_map.add(np.eye(DIM, dtype=np.float32)[5], Pose.planar(90, 0, 0), 1, "s", other)
+    plain = Localizer(student, place_map, LocalizerConfig(min_probability=0.5))
+    strict = Localizer(
+        student, place_map, LocalizerConfig(min_probability=0.5, verification=VerificationConfig(places=2))
+    )
+    shifted = np.roll(street, 4, axis=1)
+    assert plain.localise(other, 0).accepted
+    refused = strict.localise(other, 0)
+    assert not refused.accepted
+    assert "local features agree" in refused.reason
+    assert (refused.pose, refused.covariance) == (None, None)
+    found = strict.localise(shifted, 0)
+    assert found.accepted, found.reason
+    assert set(found.seconds) == {"describe", "search", "weigh", "decide", "pose", "verify"}
+    bare = PlaceMap(DIM, "ab" * 32, "map")
+    bare.add(np.eye(DIM, dtype=np.float32)[0], Pose.planar(1, 2, 0), 0, "s")
+    bare.add(np.eye(DIM, dtype=np.float32)[5], Pose.planar(90, 0, 0), 1, "s")
+    assert not Localizer(student, bare, strict.config).localise(shifted, 0).accepted
