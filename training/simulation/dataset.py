@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class SimulationConfig:
         labelled: conditions of the training drives that have poses.
         unlabelled: conditions of the training drives that have none, as if simply recorded.
         held_out: conditions that only the test regions are driven under, beside all of the above.
+        both_ways: drive every street under every condition the other way too, in the other lane.
         town: geometry.
         camera: the camera.
         lidar: the LiDAR.
@@ -51,6 +52,7 @@ class SimulationConfig:
     labelled: tuple[str, ...] = ("sun", "overcast")
     unlabelled: tuple[str, ...] = ("night", "fog", "rain", "snow")
     held_out: tuple[str, ...] = ("autumn", "dusk")
+    both_ways: bool = False
     town: TownConfig = field(default_factory=TownConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     lidar: LidarConfig = field(default_factory=LidarConfig)
@@ -72,16 +74,17 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class Drive:
-    """One session to be written: its folder below the data set, its names, and whether it gets poses."""
+    """One session to be written: its folder below the data set, its names, whether it gets poses, and which way."""
 
     part: str
     region: str
     condition: str
     posed: bool
+    reverse: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.region}-{self.condition}"
+        return f"{self.region}-{self.condition}" + ("-back" if self.reverse else "")
 
 
 def plan(config: SimulationConfig) -> list[Drive]:
@@ -94,7 +97,9 @@ def plan(config: SimulationConfig) -> list[Drive]:
         drives += [Drive("validation", f"validation-{region}", name, True) for name in seen]
     for region in range(config.test_regions):
         drives += [Drive("test", f"test-{region}", name, True) for name in (*seen, *config.held_out)]
-    return drives
+    if not config.both_ways:
+        return drives
+    return [replace(drive, reverse=reverse) for drive in drives for reverse in (False, True)]
 
 
 def frames_per_drive(config: SimulationConfig) -> int:
@@ -185,7 +190,14 @@ def _write_in_worker(out: Path, config: SimulationConfig, drive: Drive) -> None:
 def write_drive(out: Path, config: SimulationConfig, drive: Drive, tick: Callable[[], None] = lambda: None) -> None:
     """Write one session; ``tick`` is called after each keyframe."""
     traverse = Traverse(
-        config.town, config.camera, config.lidar, config.drive, config.seed, drive.region, drive.condition
+        config.town,
+        config.camera,
+        config.lidar,
+        config.drive,
+        config.seed,
+        drive.region,
+        drive.condition,
+        reverse=drive.reverse,
     )
     info = SessionInfo(
         name=drive.name,
@@ -213,6 +225,9 @@ def write_drive(out: Path, config: SimulationConfig, drive: Drive, tick: Callabl
 def _source(config: SimulationConfig, drive: Drive) -> dict[str, Any]:
     """What the session depends on, as it comes back from JSON: the same source gives the same session."""
     parts = {key: asdict(getattr(config, key)) for key in ("town", "camera", "lidar", "drive")}
+    if not config.town.look_alike:
+        # Data sets that were written before there were look-alikes go on being recognised.
+        del parts["town"]["look_alike"]
     source = {
         "simulator": "training.simulation",
         "world_version": WORLD_VERSION,
@@ -220,6 +235,8 @@ def _source(config: SimulationConfig, drive: Drive) -> dict[str, Any]:
         "posed": drive.posed,
         "config": parts,
     }
+    if drive.reverse:
+        source["reverse"] = True
     return dict(json.loads(json.dumps(source)))
 
 

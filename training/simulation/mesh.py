@@ -132,9 +132,13 @@ BALL = np.asarray(trimesh.creation.icosphere(subdivisions=1).triangles, dtype=np
 
 @dataclass
 class MeshBuilder:
-    """Collects shapes and the surfaces they are made of."""
+    """Collects shapes and the surfaces they are made of.
 
-    _parts: list[Mesh] = field(default_factory=list)
+    Attributes:
+        parts: the shapes placed so far, in the map frame.
+    """
+
+    parts: list[Mesh] = field(default_factory=list)
     _rows: list[tuple[int, int, F32, Windows]] = field(default_factory=list)
 
     def surface(self, kind: Kind, category: str, rgb: Any, windows: Windows | None = None) -> int:
@@ -143,12 +147,22 @@ class MeshBuilder:
         self._rows.append((int(kind), CLASS_OF[category], colour, windows or Windows()))
         return len(self._rows) - 1
 
+    def repainted(self, surface: int, rgb: Any) -> int:
+        """A new surface like ``surface`` in another display colour; returns its number."""
+        kind, category, _, windows = self._rows[surface]
+        self._rows.append((kind, category, linear(np.clip(rgb, 0, 1)), windows))
+        return len(self._rows) - 1
+
+    def kind(self, surface: int) -> Kind:
+        """How a surface is shaded."""
+        return Kind(self._rows[surface][0])
+
     def add(self, shape: F32, surface: int, centre: Any, size: Any, yaw: float = 0.0) -> None:
         """Place a template, scaled by ``size`` (3,), turned by ``yaw`` about z and moved to ``centre`` (3,) metres."""
         cos, sin = np.cos(yaw), np.sin(yaw)
         turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=np.float32)
         placed = (shape * np.asarray(size, dtype=np.float32)) @ turn.T + np.asarray(centre, dtype=np.float32)
-        self._parts.append(Mesh(placed.astype(np.float32), np.full(len(shape), surface, dtype=np.int32)))
+        self.parts.append(Mesh(placed.astype(np.float32), np.full(len(shape), surface, dtype=np.int32)))
 
     def build(self) -> tuple[Mesh, Surfaces]:
         """The mesh and its surfaces; either may be empty."""
@@ -161,4 +175,4 @@ class MeshBuilder:
                 -1, 7
             ),
         )
-        return join(self._parts), surfaces
+        return join(self.parts), surfaces

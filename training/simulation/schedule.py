@@ -31,6 +31,7 @@ class RobotConfig:
     Attributes:
         region, condition: names, as of the simulated sessions.
         number: another number is another drive of that region and condition; the sessions are number 0.
+        reverse: drive the street the other way, in the other lane.
         seed: of the world.
         speed: metres per second of simulated time.
         camera_hz, lidar_hz, odom_hz: frames per second of simulated time.
@@ -45,6 +46,7 @@ class RobotConfig:
     region: str = "test-0"
     condition: str = "night"
     number: int = 1
+    reverse: bool = False
     seed: int = 0
     speed: float = 8.0
     camera_hz: float = 5.0
@@ -90,7 +92,17 @@ class RobotConfig:
     def traverse(self) -> Traverse:
         """The drive itself."""
         drive = DriveConfig(speed_mps=self.speed)
-        return Traverse(self.town, self.camera, self.lidar, drive, self.seed, self.region, self.condition, self.number)
+        return Traverse(
+            self.town,
+            self.camera,
+            self.lidar,
+            drive,
+            self.seed,
+            self.region,
+            self.condition,
+            self.number,
+            self.reverse,
+        )
 
 
 def schedule(config: RobotConfig) -> list[tuple[int, str]]:

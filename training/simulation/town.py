@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.simulation.look_alike import BLOCK_M, LookAlike, Plot, choose_look_alikes, copy_metres, copy_plots
 from training.simulation.mesh import BALL, BOX, PRISM, Kind, Mesh, MeshBuilder, Surfaces, Windows
 from training.simulation.noise import generator
 from training.simulation.road import Road
@@ -29,11 +30,13 @@ class TownConfig:
         loop_length_m: length of the street, metres.
         zone_length_m: mean length of a stretch of one character (dense, houses, park), metres.
         tree_density: factor on the number of trees.
+        look_alike: share of the street, 0 to 0.5, whose buildings are near-copies of another stretch's.
     """
 
     loop_length_m: float = 800.0
     zone_length_m: float = 90.0
     tree_density: float = 1.0
+    look_alike: float = 0.0
 
     def __post_init__(self) -> None:
         if not 100.0 <= self.loop_length_m <= 5000.0:
@@ -44,6 +47,10 @@ class TownConfig:
             )
         if not 0.0 <= self.tree_density <= 5.0:
             raise ConfigError(f"town: tree_density is {self.tree_density:g}, wants 0 to 5")
+        if not 0.0 <= self.look_alike <= 0.5:
+            raise ConfigError(f"town: look_alike is {self.look_alike:g}, wants 0 to 0.5: the rest is what is copied")
+        if self.look_alike > 0 and self.loop_length_m < 2 * BLOCK_M:
+            raise ConfigError(f"town: look_alike wants loop_length_m of at least {2 * BLOCK_M:g} metres")
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ class Town:
         zone_of_metre: (ceil(length),) int, index into ``ZONES`` for each metre of the street.
         crossings: (K,) float32, s of zebra crossings, metres.
         side_streets: (J, 2) float32, s and side (+1 left) of streets that branch off.
+        look_alikes: stretches that are near-copies of others.
     """
 
     road: Road
@@ -114,19 +122,22 @@ class Town:
     zone_of_metre: NDArray[np.int32]
     crossings: F32
     side_streets: F32
+    look_alikes: tuple[LookAlike, ...] = ()
 
 
 @functools.lru_cache(maxsize=3)
 def build_town(config: TownConfig, seed: int, region: str) -> Town:
     """The region named ``region``; the same for the same arguments."""
-    return _Planner(config, generator(seed, "town", region)).plan()
+    return _Planner(config, generator(seed, "town", region), generator(seed, "look-alike", region)).plan()
 
 
 @dataclass
 class _Planner:
     config: TownConfig
     rng: np.random.Generator
+    copying: np.random.Generator
     builder: MeshBuilder = field(default_factory=MeshBuilder)
+    plots: list[Plot] = field(default_factory=list)
     lamps: list[tuple[float, float, float]] = field(default_factory=list)
 
     def plan(self) -> Town:
@@ -141,6 +152,9 @@ class _Planner:
         self._ground()
         for side in (-1.0, 1.0):
             self._buildings(side)
+        # A generator of its own decides on copies: without them the region is what it always was.
+        look_alikes = choose_look_alikes(self.copying, length, self.config.look_alike)
+        self._copy(look_alikes)
         self._trees()
         self._furniture()
         mesh, surfaces = self.builder.build()
@@ -152,7 +166,16 @@ class _Planner:
             self.zones,
             self.crossings.astype(np.float32),
             self.side_streets.astype(np.float32),
+            look_alikes,
         )
+
+    def _copy(self, look_alikes: tuple[LookAlike, ...]) -> None:
+        for pair in look_alikes:
+            self.zones = copy_metres(self.zones, pair)
+            s = self.side_streets[:, 0]
+            branch_off = self.side_streets[pair.in_original(s)] + [pair.shift_m, 0.0]
+            self.side_streets = np.concatenate([self.side_streets[~pair.in_copy(s)], branch_off])
+        copy_plots(self.builder, self.road, self.plots, look_alikes, self.copying, WALLS)
 
     def _zones(self) -> NDArray[np.int32]:
         metres = np.zeros(int(np.ceil(self.config.loop_length_m)), dtype=np.int32)
@@ -201,6 +224,7 @@ class _Planner:
             s += width + self._range(zone.gap)
             if self._on_side_street(middle, width / 2, side):
                 continue
+            first = len(self.builder.parts)
             setback = self._range(zone.setback)
             depth = self._range((8, 14))
             if self.rng.random() < zone.built:
@@ -210,6 +234,7 @@ class _Planner:
             if self.rng.random() < zone.second_row:
                 behind = setback + depth + self._range((8, 26))
                 self._building(zone, middle + self._range((-4, 4)), side * behind, self._range((10, 22)), 11.0, 1)
+            self.plots.append(Plot(middle, first, len(self.builder.parts)))
 
     def _building(self, zone: Zone, s: float, d: float, width: float, depth: float, extra_storeys: int = 0) -> None:
         rng = self.rng

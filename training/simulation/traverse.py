@@ -67,6 +67,7 @@ class Traverse:
         region: names the region; its geometry depends on the seed and this name only.
         condition: one of ``CONDITIONS``.
         number: of the drive, where there are several of one region and condition.
+        reverse: drive the street the other way, in the other lane; it is another drive, twelve hours later.
 
     Attributes:
         start_m: where on the street the drive starts.
@@ -84,29 +85,35 @@ class Traverse:
         region: str,
         condition: str,
         number: int = 0,
+        reverse: bool = False,
     ) -> None:
         check_conditions([condition], "condition")
         self.condition = CONDITIONS[condition]
         self.drive = drive
         self.camera = Camera(camera)
         self.lidar = Lidar(lidar)
-        self._seed, self._names = seed, (region, condition, number)
+        self._seed = seed
+        self._names = (region, condition, number, "reverse") if reverse else (region, condition, number)
+        self._way = -1.0 if reverse else 1.0
         self.first_stamp_ns = FIRST_STAMP_NS + (list(CONDITIONS).index(condition) + 10 * number) * DAY_NS
-        rng = generator(seed, "traverse", region, condition, number)
+        if reverse:
+            self.first_stamp_ns += DAY_NS // 2
+        rng = generator(seed, "traverse", *self._names)
         self.town = build_town(town, seed, region)
         self.length_m = self.town.road.length_m
         self.start_m = float(rng.uniform(0, drive.spacing_m))
         self._lateral = smooth_loop(rng, drive.lateral_sigma_m, drive.lateral_limit_m, max(2, int(self.length_m / 60)))
         self._heading = smooth_loop(rng, drive.heading_sigma, drive.heading_limit, max(2, int(self.length_m / 40)))
         self.look = draw_look(self.condition, rng)
-        self.scene = Scene(self.town, make_traffic(self.town, rng, self.start_m, drive.speed_mps))
+        self.scene = Scene(self.town, make_traffic(self.town, rng, self.start_m, drive.speed_mps, reverse))
 
     def pose(self, travelled_m: float) -> Pose:
         """Exact pose of the base in the region's map frame, ``travelled_m`` along the street from the start."""
-        s = self.start_m + travelled_m
+        s = self.start_m + self._way * travelled_m
         turn = s / self.length_m
-        xy, yaw = self.town.road.at(s, LANE_M + float(evaluate_loop(self._lateral, turn)))
-        return Pose.planar(float(xy[0]), float(xy[1]), float(yaw) + float(evaluate_loop(self._heading, turn)))
+        xy, along = self.town.road.at(s, self._way * (LANE_M + float(evaluate_loop(self._lateral, turn))))
+        ahead = float(along) + (np.pi if self._way < 0 else 0.0)
+        return Pose.planar(float(xy[0]), float(xy[1]), ahead + float(evaluate_loop(self._heading, turn)))
 
     def photograph(self, travelled_m: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image RGB (H, W, 3) uint8 and class of each pixel (H, W) uint8, from that far along the drive."""

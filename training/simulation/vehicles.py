@@ -51,8 +51,14 @@ class Traffic:
         return join(placed)
 
 
-def make_traffic(town: Town, rng: np.random.Generator, robot_start_m: float, robot_speed_mps: float) -> Traffic:
-    """Cars for one traverse of a robot that starts at ``robot_start_m`` and drives ``robot_speed_mps``."""
+def make_traffic(
+    town: Town, rng: np.random.Generator, robot_start_m: float, robot_speed_mps: float, reverse: bool = False
+) -> Traffic:
+    """Cars for one traverse of a robot that starts at ``robot_start_m`` and drives ``robot_speed_mps``.
+
+    ``reverse``: it drives towards smaller s, in the other lane.
+    """
+    way = -1.0 if reverse else 1.0
     builder = MeshBuilder()
     length = town.road.length_m
     models = [_model(builder, rng, lights=False) for _ in range(10)]
@@ -71,12 +77,13 @@ def make_traffic(town: Town, rng: np.random.Generator, robot_start_m: float, rob
             s += float(rng.uniform(5.6, 7.5))
     moving: list[MovingCar] = []
     for _ in range(rng.integers(4, 9)):
-        speed = -float(rng.uniform(7, 12))
-        moving.append(MovingCar(driven[rng.integers(len(driven))], float(rng.uniform(0, length)), speed, LANE_D_M))
+        speed = -way * float(rng.uniform(7, 12))
+        model = driven[rng.integers(len(driven))]
+        moving.append(MovingCar(model, float(rng.uniform(0, length)), speed, way * LANE_D_M))
     if rng.random() < 0.6:
         # One car ahead in the robot's own lane, at the robot's speed, so that nobody drives through anybody.
-        ahead = robot_start_m + float(rng.uniform(16, 45))
-        moving.append(MovingCar(driven[rng.integers(len(driven))], ahead, robot_speed_mps, -1.6))
+        ahead = robot_start_m + way * float(rng.uniform(16, 45))
+        moving.append(MovingCar(driven[rng.integers(len(driven))], ahead, way * robot_speed_mps, way * -1.6))
     # The builder holds the models' surfaces only; their triangles are placed here.
     _, surfaces = builder.build()
     return Traffic(join(parked), tuple(moving), surfaces)
