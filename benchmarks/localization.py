@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,9 +195,11 @@ def measure(student: Student, arguments: argparse.Namespace) -> Result:
         r: mapped(student, drive, arguments.spacing, lambda part: not GONE_FROM <= part < GONE_TO)
         for r, drive in drives.items()
     }
-    result = Result(
-        *({mode: {c: [] for c in conditions} for mode in MODES} for _ in range(3)), {c: [] for c in conditions}
-    )
+
+    def empty() -> dict[str, dict[str, list[Answers]]]:
+        return {mode: {condition: [] for condition in conditions} for mode in MODES}
+
+    result = Result(empty(), empty(), empty(), {condition: [] for condition in conditions})
     for region, condition in tqdm([(r, c) for r in regions for c in conditions], student.metadata.name, leave=False):
         drive = load(region, condition, QUERY_DRIVE)
         # The other region lies elsewhere: its map's frame has nothing to do with this one's.
@@ -238,7 +241,7 @@ def share(hits: NDArray[np.bool_]) -> float:
     return 100.0 * float(hits.mean()) if len(hits) else float("nan")
 
 
-def pooled(answers: Sequence[Answers], field: str, of: str = "") -> NDArray[np.bool_]:
+def pooled(answers: Sequence[Answers], field: str, of: str = "") -> NDArray[Any]:
     """One field of several drives in a row, where the field ``of`` holds."""
     chosen = [getattr(a, field)[getattr(a, of)] if of else getattr(a, field) for a in answers]
     return np.concatenate(chosen) if chosen else np.empty(0, dtype=np.bool_)
@@ -256,7 +259,7 @@ def cell(values: Sequence[float], digits: int = 1) -> str:
 def recall_at(precision: float, answers: Sequence[Answers]) -> float:
     """The greatest recall, percent, that any threshold on the probability has with this precision (0 to 1)."""
     probabilities = pooled(answers, "probabilities")
-    order = np.argsort(-probabilities, kind="stable")
+    order = np.argsort(probabilities, kind="stable")[::-1]
     hits = np.cumsum(pooled(answers, "right")[order])
     enough = hits / np.arange(1, len(hits) + 1) >= precision
     return 100.0 * float(hits[enough].max(initial=0)) / max(1, int(pooled(answers, "on_map").sum()))
@@ -308,7 +311,7 @@ def print_tables(results: Sequence[Result], conditions: Sequence[str]) -> None:
 
 
 def _right(answers: Sequence[Answers]) -> NDArray[np.bool_]:
-    return pooled(answers, "accepted") & pooled(answers, "right")
+    return np.asarray(pooled(answers, "accepted") & pooled(answers, "right"))
 
 
 def _accepted_off(answers: Sequence[Answers]) -> float:
