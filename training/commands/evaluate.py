@@ -79,7 +79,7 @@ def table(result: Evaluation) -> str:
     excluded = sum(pair.excluded for pair in result.pairs)
     lines = [
         f"AR@1 {100 * result.ar_at_1:.1f} %   AR@1% {100 * result.ar_at_1_percent:.1f} %",
-        f"{result.protocol}; {len(result.pairs)} ordered pairs of traverses, "
+        f"{result.protocol}; {result.answerable_pairs} ordered pairs of traverses, "
         f"{queries} queries, {excluded} without a right answer left out",
         "",
     ]

@@ -82,10 +82,19 @@ class PairResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All ordered pairs of traverses and their means."""
+    """All ordered pairs of traverses and their means.
+
+    A pair without any answerable query, such as a drive and one the other way where headings count, has no recall and
+    is in no mean of recalls. Its queries are among the excluded, and count for the precision: accepting one is wrong.
+    """
 
     protocol: Protocol
     pairs: tuple[PairResult, ...]
+
+    @property
+    def answerable_pairs(self) -> int:
+        """How many ordered pairs have a recall."""
+        return sum(pair.queries > 0 for pair in self.pairs)
 
     @property
     def ar_at_1(self) -> float:
@@ -160,14 +169,14 @@ class Evaluation:
             "by_query_condition": self.by_query_condition(),
             "between_conditions": self.between_conditions(),
             "protocol": asdict(self.protocol),
-            "ordered_pairs": len(self.pairs),
+            "ordered_pairs": self.answerable_pairs,
             "queries": sum(pair.queries for pair in self.pairs),
             "excluded": sum(pair.excluded for pair in self.pairs),
         }
 
 
 def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
+    numbers = [value for value in values if not np.isnan(value)]
     return float(np.mean(numbers)) if numbers else float("nan")
 
 
