@@ -44,6 +44,7 @@ from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
 from vpr_kd_ros.student import Student
+from vpr_kd_ros.verification import VerificationConfig
 
 # An image waits this long for the odometry after it; half a second between two poses says too little.
 ODOMETRY_WAIT_S = 0.1
@@ -71,6 +72,12 @@ class LocalizerParameters(StudentParameters):
         "auto",
         "exact; approximate: may miss a place; auto: exact up to 250 000 places",
         choices=SEARCHES,
+    )
+    verify_places: int = parameter(
+        0,
+        "compare an accepted image with the pictures of so many of its best places by local features; 0: do not",
+        low=0,
+        high=20,
     )
     candidates: int = parameter(10, "places looked up for each image", low=1, high=1000)
     cluster_radius_m: float = parameter(
@@ -298,6 +305,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
                 cluster_radius_m=config.cluster_radius_m or None,
                 mode=config.mode,
                 belief=BeliefConfig(max_speed_mps=config.max_speed_mps),
+                verification=VerificationConfig(places=config.verify_places),
             ),
         )
 
