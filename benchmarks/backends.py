@@ -26,7 +26,7 @@ import torch
 # Run as a file, the checkout is not on the path, and `training` is not an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.live_node import write_report
+from benchmarks.measuring import write_report
 from training.export import camera_program
 from training.models import build_model
 from training.onnx_model import to_onnx

@@ -11,14 +11,12 @@ with other work read the processor time; the load before the run is printed besi
 
 from __future__ import annotations
 
-import argparse
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +28,9 @@ from rosbags.typesys import Stores, get_typestore
 # Run as a file, the checkout is not on the path, and `training` is not an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import REPOSITORY, Row, finish, load, parser
 from vpr_kd_ros.recording import BagWriter, TypeDefinition
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 STORE = get_typestore(Stores.ROS2_JAZZY)
 START_NS = 1_700_000_000_000_000_000
 HEIGHT, WIDTH, POINTS = 480, 640, 130_000
@@ -168,32 +166,50 @@ def _odometry(stamp_ns: int, x: float) -> Any:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the drive")
-    parser.add_argument("--speed", type=float, default=5.0, help="metres a second; a keyframe each metre")
-    parser.add_argument("--bags", type=int, default=2, help="bags of the second run; 1: no second run")
-    parser.add_argument("--compression", nargs="+", default=["zstd", "none"], choices=["zstd", "none"])
-    parser.add_argument("--folder", type=Path, default=None, help="where to work (default: the system's)")
-    args = parser.parse_args()
+def measure(folder: Path, compression: str, seconds: float, speed: float, count: int) -> list[Row]:
+    """The rows of one way of compressing: one bag, then all ``count`` at once."""
+    bags = [folder / "bags" / f"drive{i}" for i in range(count)]
+    size = 0
+    for bag in bags:
+        size = write_bag(bag, seconds, speed, compression == "zstd")
+    stored = sum(file.stat().st_size for file in bags[0].iterdir())
+    rows = []
+    for chosen in (bags[:1], bags) if count > 1 else (bags,):
+        busy = load()
+        found = run([*map(str, chosen), "--out", str(folder / f"out{len(chosen)}"), "--region", "town"])
+        driven, megabytes = seconds * len(chosen), size * len(chosen) / 1e6
+        rows.append(
+            {
+                "compression": compression,
+                "bags": len(chosen),
+                "seconds_driven": driven,
+                "messages_mb": round(megabytes),
+                "stored_mb": round(stored * len(chosen) / 1e6),
+                "times_real_time": round(driven / found.wall_s, 2),
+                "mb_per_s": round(megabytes / found.wall_s, 1),
+                "wall_s": round(found.wall_s, 1),
+                "processor_s": round(found.cpu_s, 1),
+                "peak_mb": round(found.peak_mb),
+                "load": busy,
+            }
+        )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Measure, print the table and return its rows."""
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=60.0, help="length of the drive")
+    options.add_argument("--speed", type=float, default=5.0, help="metres a second; a keyframe each metre")
+    options.add_argument("--bags", type=int, default=2, help="bags of the second run; 1: no second run")
+    options.add_argument("--compression", nargs="+", default=["zstd", "none"], choices=["zstd", "none"])
+    options.add_argument("--folder", type=Path, default=None, help="where to work (default: the system's)")
+    args = options.parse_args(argv)
+    rows: list[Row] = []
     for compression in args.compression:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            bags = [Path(folder) / "bags" / f"drive{i}" for i in range(args.bags)]
-            size = 0
-            for bag in bags:
-                size = write_bag(bag, args.seconds, args.speed, compression == "zstd")
-            stored = sum(file.stat().st_size for file in bags[0].iterdir())
-            print(f"{args.seconds:g} s, {size / 1e6:.0f} MB of messages, {stored / 1e6:.0f} MB stored ({compression})")
-            for chosen in (bags[:1], bags) if args.bags > 1 else (bags,):
-                load = os.getloadavg()[0]
-                out = Path(folder) / f"out{len(chosen)}"
-                found = run([*map(str, chosen), "--out", str(out), "--region", "town"])
-                seconds, megabytes = args.seconds * len(chosen), size * len(chosen) / 1e6
-                print(
-                    f"  {len(chosen)} bag(s): {seconds / found.wall_s:.1f} x real time, "
-                    f"{megabytes / found.wall_s:.0f} MB/s, wall {found.wall_s:.1f} s, processor {found.cpu_s:.1f} s "
-                    f"({found.cpu_s / seconds:.3f} s a second of drive), peak {found.peak_mb:.0f} MB, load {load:.1f}"
-                )
+            rows += measure(Path(folder), compression, args.seconds, args.speed, args.bags)
+    return finish(args, "ingest", rows)
 
 
 if __name__ == "__main__":

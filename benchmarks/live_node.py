@@ -5,10 +5,7 @@ Not a benchmark itself: `soak.py` and `node_share.py` use it.
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -22,27 +19,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-# Run as a file, the checkout is not on the path.
-sys.path.insert(0, str(REPOSITORY))
+from benchmarks.measuring import REPOSITORY, cpu_seconds, status_of
 
 PROFILES = REPOSITORY / "config" / "fastdds.xml"
 IMAGE_TOPIC = "/camera/image_raw"
 START_SECONDS = 120.0
-
-
-def report(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What ``--json`` writes: name, machine, date and rows."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
-    machine = f"{model.split(':')[1].strip()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"name": name, "machine": machine, "date": date, "rows": list(rows)}
-
-
-def write_report(path: Path | None, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the report as JSON where a path is given."""
-    if path is not None:
-        path.write_text(json.dumps(report(name, rows), indent=1) + "\n")
 
 
 def pictures_of(place_map: Path, count: int, width: int, height: int) -> list[NDArray[np.uint8]]:
@@ -92,16 +73,15 @@ class NodeUnderTest:
 
     def resident_mb(self) -> float:
         """Resident memory, MB."""
-        return self._status("VmRSS") / 1024
+        return status_of("VmRSS", self._process.pid) / 1024
 
     def threads(self) -> int:
         """Number of threads."""
-        return self._status("Threads")
+        return status_of("Threads", self._process.pid)
 
     def cpu_seconds(self) -> float:
         """Processor time so far, user and system."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self._process.pid)
 
     def end(self) -> int:
         """Interrupt it and return its exit status."""
@@ -112,10 +92,6 @@ class NodeUnderTest:
         finally:
             if self.alive:
                 self._process.kill()
-
-    def _status(self, key: str) -> int:
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
 
 
 class Camera:

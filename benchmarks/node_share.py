@@ -7,7 +7,8 @@ A camera of 640x480 publishes over DDS; the node runs a MobileNetV2-GeM student 
 thread, with a map of 5000 places, in a process of its own, where every run of the network is timed. ``node_ms`` is the
 processor time of the whole process per processed frame (all its threads, DDS and deserialisation included),
 ``network_ms`` what of it the network took, and ``share`` the rest over the whole. Processor time does not count waiting
-for a busy machine; frames that were received and replaced by newer ones count as the node's own.
+for a busy machine; frames that were received and replaced by newer ones count as the node's own. ``age`` is how old an
+image is when its answer arrives at the camera's process; allowed is a period of the camera and a run of the student.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import numpy as np
 # Run as a file, the checkout is not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.live_node import Camera, NodeUnderTest, write_report
+from benchmarks.live_node import Camera, NodeUnderTest
+from benchmarks.measuring import write_report
 
 PLACES, DIM = 5000, 256
 TIMES = "NODE_SHARE_TIMES"
@@ -145,7 +147,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "network_ms": round(float(np.mean(network)), 2),
         "share": round(1 - float(np.mean(network)) / per_frame, 3),
         "wall_p50_ms": {step: round(value, 2) for step, value in after["steps"].items()},
-        "latency_p50_ms": round(float(np.percentile(latency, 50)), 1),
+        "age_p50_ms": round(float(np.percentile(latency, 50)), 1),
+        "age_p99_ms": round(float(np.percentile(latency, 99)), 1),
+        "age_allowed_ms": round(1e3 / args.rate + after["steps"]["describe"], 1),
         "load": round(load, 1),
     }
 

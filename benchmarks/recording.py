@@ -21,15 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 # Run as a file, the checkout is not on the path.
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measuring import REPOSITORY, Row, cpu_seconds, finish, load, parser
 
 CAMERA, LIDAR = "/camera/image_raw", "/lidar/points"
 VARIANTS = 8
@@ -110,18 +112,10 @@ def publish(args: argparse.Namespace) -> None:
 # --- the measuring process -------------------------------------------------------------------------------------------
 
 
-def cpu_seconds(pid: int | None) -> float:
-    """CPU time of a process so far, or of all of them for None (Linux)."""
-    if pid is None:
-        user, nice, system, _idle, _wait, irq, softirq, *_ = map(
-            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        )
-        ticks = user + nice + system + irq + softirq
-    else:
-        # Behind the name, which is in brackets and may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks = int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+def _publisher_options(args: argparse.Namespace) -> list[str]:
+    """The command line of the publisher's process."""
+    names = ("seconds", "camera_hz", "size", "lidar_hz", "points")
+    return ["--publish", *(f"--{name}={getattr(args, name)}" for name in names)]
 
 
 def run_once(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -145,7 +139,7 @@ def run_once(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         stderr=subprocess.STDOUT,
     )
     publisher = subprocess.Popen(
-        [sys.executable, __file__, "--publish", *sys.argv[1:]], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, *_publisher_options(args)], env=environment, stdout=subprocess.PIPE, text=True
     )
     assert publisher.stdout is not None
     try:
@@ -186,45 +180,49 @@ def result_cpu(process: subprocess.Popen[str], before: float) -> float:
         return before
 
 
-def row(result: dict[str, Any]) -> str:
-    """One line of the table."""
-    cells = []
-    for topic in (CAMERA, LIDAR):
+def row(result: dict[str, Any]) -> Row:
+    """One line of the table: messages sent, written, dropped by the recorder and lost before it."""
+    counts: Row = {}
+    for name, topic in (("camera", CAMERA), ("lidar", LIDAR)):
         sent, written, dropped = (result[key].get(topic, 0) for key in ("sent", "written", "dropped"))
-        cells.append(f"{sent} / {written} / {dropped} / {sent - written - dropped}")
+        counts |= {f"{name}_sent": sent, f"{name}_written": written, f"{name}_dropped": dropped}
+        counts[f"{name}_lost"] = sent - written - dropped
     megabytes = sum(result["sent"][topic] * size for topic, size in result["bytes"].items()) / 1e6
-    cells += [f"{megabytes / result['seconds']:.1f}", f"{result['file_bytes'] / 1e6 / result['seconds']:.1f}"]
-    cells += [f"{result['cores'][who]:.2f}" for who in ("recorder", "publisher", "others")]
-    cells.append(f"{1000 * result['late_s']:.0f}")
-    return f"| {' | '.join(cells)} |"
+    return {
+        **counts,
+        "missing": sum(result["sent"].values()) - sum(result["written"].get(topic, 0) for topic in (CAMERA, LIDAR)),
+        "mb_per_s_in": round(megabytes / result["seconds"], 1),
+        "mb_per_s_to_disk": round(result["file_bytes"] / 1e6 / result["seconds"], 1),
+        **{f"{who}_cores": round(used, 2) for who, used in result["cores"].items()},
+        "publisher_late_ms": round(1000 * result["late_s"]),
+        "load": load(),
+    }
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of driving, each time")
-    parser.add_argument("--repeats", type=int, default=3, help="how many times")
-    parser.add_argument("--camera_hz", type=float, default=30.0, help="images per second")
-    parser.add_argument("--size", default="640x480", help="of the images, width x height; three bytes a pixel")
-    parser.add_argument("--lidar_hz", type=float, default=10.0, help="clouds per second")
-    parser.add_argument("--points", type=int, default=130_000, help="of a cloud, 16 bytes each")
-    parser.add_argument("--compress", action=argparse.BooleanOptionalAction, default=True, help="as the recorder does")
-    parser.add_argument("--out", type=Path, help="folder of the disk to record to; a temporary one there is removed")
-    parser.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Measure, print the table and return its rows."""
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=20.0, help="of driving, each time")
+    options.add_argument("--repeats", type=int, default=3, help="how many times")
+    options.add_argument("--camera_hz", type=float, default=30.0, help="images per second")
+    options.add_argument("--size", default="640x480", help="of the images, width x height; three bytes a pixel")
+    options.add_argument("--lidar_hz", type=float, default=10.0, help="clouds per second")
+    options.add_argument("--points", type=int, default=130_000, help="of a cloud, 16 bytes each")
+    options.add_argument("--compress", action=argparse.BooleanOptionalAction, default=True, help="as the recorder does")
+    options.add_argument("--out", type=Path, help="folder of the disk to record to; a temporary one there is removed")
+    options.add_argument("--publish", action="store_true", help=argparse.SUPPRESS)
+    args = options.parse_args(argv)
     if args.publish:
         publish(args)
-        return
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {args.seconds:g} s each; messages are")
-    print("sent / written / dropped by the recorder / lost before it")
-    print("| camera | LiDAR | MB/s in | MB/s to disk | recorder, cores | publisher | others | publisher late, ms |")
-    print("|---|---|---|---|---|---|---|---|")
+        return []
+    rows = []
     for _ in range(args.repeats):
         folder = Path(tempfile.mkdtemp(prefix="recording-", dir=args.out))
         try:
-            print(row(run_once(args, folder)), flush=True)
+            rows.append(row(run_once(args, folder)))
         finally:
             shutil.rmtree(folder)
+    return finish(args, "recording", rows)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 # Run as a file, the checkout is not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.live_node import REPOSITORY, write_report
+from benchmarks.measuring import REPOSITORY, write_report
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.index import PlaceIndex
 from vpr_kd_ros.map_files import MapContent, Place, write_map

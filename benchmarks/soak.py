@@ -26,7 +26,8 @@ import numpy as np
 # Run as a file, the checkout is not on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.live_node import Camera, NodeUnderTest, pictures_of, write_report
+from benchmarks.live_node import Camera, NodeUnderTest, pictures_of
+from benchmarks.measuring import write_report
 
 WIDTH, HEIGHT = 640, 480
 WARM_UP = 30

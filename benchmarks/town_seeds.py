@@ -7,14 +7,18 @@ trained already below ``out/demo/seeds`` is kept. About eight minutes a seed on 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+# Run as a file, the checkout is not on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measuring import REPOSITORY, Row, finish, parser
+
 STUDENTS = ("student", "distilvpr")
 
 
@@ -43,25 +47,26 @@ def _cell(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def main() -> None:
-    """Train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, help="folder of a finished demo")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments = parser.parse_args()
-    demo = arguments.demo.resolve()
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Train what is missing, print the table and return its rows."""
+    options = parser(__doc__)
+    options.add_argument("demo", type=Path, help="folder of a finished demo")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = options.parse_args(argv)
+    demo = args.demo.resolve()
     if not (demo / "summary.json").exists():
-        parser.error(f"{demo}: not a finished demo (no summary.json); run make demo first")
+        options.error(f"{demo}: not a finished demo (no summary.json); run make demo first")
     measured = {
-        name: [train_and_evaluate(demo, name, seed) for seed in arguments.seeds] for name in STUDENTS
+        name: [train_and_evaluate(demo, name, seed) for seed in args.seeds] for name in STUDENTS
     }  # fmt: skip
     teacher = json.loads((demo / "summary.json").read_text())["teacher_ar1"]
-    print(f"AR@1 in percent, mean ± standard deviation over the seeds {', '.join(map(str, arguments.seeds))}\n")
-    print("| queries | LiDAR teacher (one seed) | student by itself | student distilled |\n|---|---|---|---|")
+    print(f"AR@1 in percent, mean ± standard deviation over the seeds {', '.join(map(str, args.seeds))}\n")
+    rows = []
     for condition in measured["student"][0]:
         of_teacher = 100 * (teacher["ar1"] if condition == "all" else teacher["by_condition"][condition])
-        cells = [_cell([row[condition] for row in rows]) for rows in measured.values()]
-        print(f"| {condition} | {of_teacher:.1f} | {cells[0]} | {cells[1]} |")
+        row: Row = {"queries": condition, "teacher_of_one_seed": round(of_teacher, 1)}
+        rows.append(row | {name: _cell([run[condition] for run in runs]) for name, runs in measured.items()})
+    return finish(args, "town_seeds", rows)
 
 
 if __name__ == "__main__":
