@@ -22,6 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+# Run as a file, the checkout is not on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from training.simulation.conditions import CONDITIONS
 from training.simulation.noise import generator
 from training.simulation.odometry import Odometer
