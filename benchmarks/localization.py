@@ -11,9 +11,8 @@ the rendered frames. About ten minutes on one core for one student and two regio
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-# Run as a file, the checkout is not on the path.
+# Run as a file, the checkout is not on the path, and `training` is not an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import Row, markdown, parser, write_report
 from training.simulation.conditions import CONDITIONS
 from training.simulation.noise import generator
 from training.simulation.odometry import Odometer
@@ -250,13 +250,9 @@ def pooled(answers: Sequence[Answers], field: str, of: str = "") -> NDArray[Any]
     return np.concatenate(chosen) if chosen else np.empty(0, dtype=np.bool_)
 
 
-def cell(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and, of several, standard deviation; nothing for what has no value."""
-    known = [value for value in values if not np.isnan(value)]
-    if not known:
-        return "-"
-    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.{digits}f}{spread}"
+def values_of(found: Iterable[float]) -> list[float | None]:
+    """One value for each student; None for what has no value."""
+    return [None if np.isnan(value) else round(float(value), 2) for value in found]
 
 
 def recall_at(precision: float, answers: Sequence[Answers]) -> float:
@@ -273,20 +269,25 @@ def everything(table: dict[str, list[Answers]]) -> list[Answers]:
     return [answer for answers in table.values() for answer in answers]
 
 
-def print_tables(results: Sequence[Result], conditions: Sequence[str]) -> None:
-    """Markdown: mean over the students, with their standard deviation."""
-    print("| condition | frames | " + " | ".join(f"{mode}: accepted | precision % | recall %" for mode in MODES) + " |")
-    print("|---|---" + "|---|---|---" * len(MODES) + "|")
+def by_condition(results: Sequence[Result], conditions: Sequence[str]) -> list[Row]:
+    """How many frames were answered under each condition, how many of those rightly, and how many of all rightly."""
+    table = []
     for condition in (*conditions, "all"):
-        cells = []
+        row: Row = {"condition": condition}
         for mode in MODES:
-            rows = [r.on[mode][condition] if condition != "all" else everything(r.on[mode]) for r in results]
-            accepted = [float(pooled(row, "accepted").sum()) for row in rows]
-            precision = [share(pooled(row, "right", "accepted")) for row in rows]
-            recall = [100.0 * _right(row).sum() / max(1, pooled(row, "on_map").sum()) for row in rows]
-            cells += [cell(accepted, 0), cell(precision), cell(recall)]
-        print(f"| {condition} | {len(pooled(rows[0], 'accepted'))} | {' | '.join(cells)} |")
-    print("\n| | " + " | ".join(MODES) + " |\n|---|" + "---|" * len(MODES))
+            drives = [r.on[mode][condition] if condition != "all" else everything(r.on[mode]) for r in results]
+            row["frames"] = len(pooled(drives[0], "accepted"))
+            row[f"{mode}: accepted"] = values_of(pooled(drive, "accepted").sum() for drive in drives)
+            row[f"{mode}: precision %"] = values_of(share(pooled(drive, "right", "accepted")) for drive in drives)
+            row[f"{mode}: recall %"] = values_of(
+                100.0 * _right(drive).sum() / max(1, pooled(drive, "on_map").sum()) for drive in drives
+            )
+        table.append(row)
+    return table
+
+
+def by_measure(results: Sequence[Result]) -> list[Row]:
+    """What is said of drives that are not on the map or leave it, and how far the announced spread can be trusted."""
     lines: dict[str, Callable[[Result, str], float]] = {
         "unknown in another region, % of frames": lambda r, m: share(~pooled(everything(r.elsewhere[m]), "accepted")),
         "unknown where the map lacks the street, % of frames": lambda r, m: (
@@ -302,15 +303,22 @@ def print_tables(results: Sequence[Result], conditions: Sequence[str]) -> None:
             0.99, everything(r.on[m])
         ),
     }
-    for title, value in lines.items():
-        print(f"| {title} | " + " | ".join(cell([value(r, mode) for r in results]) for mode in MODES) + " |")
-    print(
-        "\n| put down elsewhere (belief) | found again within 10 s, of drives | median s | worst s |\n|---|---|---|---|"
-    )
+    return [
+        {"measure": title, **{mode: values_of(value(r, mode) for r in results) for mode in MODES}}
+        for title, value in lines.items()
+    ]
+
+
+def carried_away(results: Sequence[Result], conditions: Sequence[str]) -> list[Row]:
+    """How soon the belief finds a robot again that was put down elsewhere."""
+    table = []
     for condition in (*conditions, "all"):
         seconds = [s for r in results for c, row in r.carried.items() if condition in (c, "all") for s in row]
+        middle, worst = ("never" if np.isinf(s) else round(float(s), 1) for s in (np.median(seconds), max(seconds)))
         within = sum(s <= 10.0 for s in seconds)
-        print(f"| {condition} | {within} of {len(seconds)} | {np.median(seconds):.1f} | {max(seconds):.1f} |")
+        row: Row = {"put_down_under": condition, "found_again_within_10_s": within, "of_drives": len(seconds)}
+        table.append(row | {"median_s": middle, "worst_s": worst})
+    return table
 
 
 def _right(answers: Sequence[Answers]) -> NDArray[np.bool_]:
@@ -322,26 +330,29 @@ def _accepted_off(answers: Sequence[Answers]) -> float:
     return share(pooled(answers, "accepted")[off])
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Measure, print the tables and return their rows."""
+    options = parser(__doc__)
+    options.add_argument(
         "students", type=Path, nargs="+", help="student artefacts (.pt2), one for each seed of training"
     )
-    parser.add_argument("--world_seed", type=int, default=0, help="of the simulated world")
-    parser.add_argument("--regions", nargs="+", default=["test-0", "test-1"], help="each is another's unmapped region")
-    parser.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=list(CONDITIONS))
-    parser.add_argument("--spacing", type=float, default=4.0, help="of the map's keyframes, metres")
-    parser.add_argument("--cache", type=Path, default=None, help="folder for rendered frames")
-    arguments = parser.parse_args()
-    results = [measure(Student.load(path, threads=1), arguments) for path in arguments.students]
+    options.add_argument("--world_seed", type=int, default=0, help="of the simulated world")
+    options.add_argument("--regions", nargs="+", default=["test-0", "test-1"], help="each is another's unmapped region")
+    options.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=list(CONDITIONS))
+    options.add_argument("--spacing", type=float, default=4.0, help="of the map's keyframes, metres")
+    options.add_argument("--cache", type=Path, default=None, help="folder for rendered frames")
+    args = options.parse_args(argv)
+    results = [measure(Student.load(path, threads=1), args) for path in args.students]
     print(
-        f"World {arguments.world_seed}, regions {', '.join(arguments.regions)}, map in the {MAPPED} with a keyframe "
-        f"every {arguments.spacing:g} m, 5 frames a second at 8 m/s; right within {RIGHT_M:g} m; students: "
-        f"{', '.join(path.stem for path in arguments.students)} (mean ± standard deviation)\n"
+        f"World {args.world_seed}, regions {', '.join(args.regions)}, map in the {MAPPED} with a keyframe "
+        f"every {args.spacing:g} m, 5 frames a second at 8 m/s; right within {RIGHT_M:g} m; students: "
+        f"{', '.join(path.stem for path in args.students)} (mean ± standard deviation)\n"
     )
-    print_tables(results, arguments.conditions)
-    sys.stdout.flush()
+    tables = by_condition(results, args.conditions), by_measure(results), carried_away(results, args.conditions)
+    print("\n\n".join(markdown(table) for table in tables), flush=True)
+    rows = [row for table in tables for row in table]
+    write_report(args.json, "localization", rows)
+    return rows
 
 
 if __name__ == "__main__":
