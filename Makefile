@@ -1,5 +1,6 @@
 # make demo: the whole mission on the simulated town.   make test: build, test, results.
 # Both set up what they need in .venv on their first call (some minutes) and start in seconds afterwards.
+# make bench: all benchmarks of speed and memory, to benchmarks/results/; fifteen minutes that want the machine alone.
 # make minkowski: build MinkowskiEngine into .venv, which nothing needs; its kernels are an alternative to our own.
 
 SHELL := /bin/bash
@@ -21,7 +22,7 @@ MINKOWSKI_PACKAGES := g++ libopenblas-dev
 OPENBLAS_INCLUDE = /usr/include/$$(gcc -print-multiarch)/openblas-pthread
 COMPILER_READY = command -v g++ > /dev/null && test -e "$(OPENBLAS_INCLUDE)/cblas.h"
 
-.PHONY: demo test lint setup minkowski clean
+.PHONY: demo test lint bench setup minkowski clean
 
 demo: $(VENV)/.ready
 	$(ENVIRONMENT) && python -m training demo --out out/demo
@@ -33,6 +34,9 @@ test: $(VENV)/.ready
 
 lint: $(VENV)/.ready
 	$(ENVIRONMENT) && ruff check . && ruff format --check . && mypy
+
+bench: $(VENV)/.ready
+	$(ENVIRONMENT) && python benchmarks/run.py
 
 setup: $(VENV)/.ready
 

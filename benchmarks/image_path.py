@@ -5,8 +5,8 @@
 
 Ours is what the localizer does with a message: `decode.image_from_message` and `preprocess.BatchInput`. Plain is what
 one writes at first: decode with OpenCV, convert the whole image to RGB, reduce it with INTER_AREA (INTER_LINEAR
-aliases), scale and normalise in float32, transpose, and make a tensor of it. Both take JPEGs (`CompressedImage`) and raw images
-(`bgr8`), on one thread. Runs are interleaved: read the ratio. The network is not in it.
+aliases), scale and normalise in float32, transpose, and make a tensor of it. Both take JPEGs (`CompressedImage`)
+and raw images (`bgr8`), on one thread. Runs are interleaved: read the ratio. The network is not in it.
 """
 
 from __future__ import annotations

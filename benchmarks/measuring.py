@@ -158,7 +158,10 @@ def finish(args: argparse.Namespace, name: str, rows: list[Row]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table with a column for each key of any row; a dash where a row lacks it."""
+    """A table with a column for each key of any row; a dash where a row lacks it.
+
+    A list of numbers, of repetitions, becomes their mean and standard deviation.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
     lines += [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -170,6 +173,10 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    if isinstance(value, list) and all(isinstance(inner, (int, float, type(None))) for inner in value):
+        known = [inner for inner in value if inner is not None]
+        spread_of_them = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+        return f"{statistics.mean(known):.1f}{spread_of_them}" if known else "-"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return str(value).replace("|", "\\|")

@@ -8,7 +8,6 @@ trained already below ``out/demo/seeds`` is kept. About eight minutes a seed on 
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,11 +41,6 @@ def _training(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "training", *arguments], cwd=REPOSITORY, check=True, stdout=sys.stderr)
 
 
-def _cell(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Train what is missing, print the table and return its rows."""
     options = parser(__doc__)
@@ -65,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     for condition in measured["student"][0]:
         of_teacher = 100 * (teacher["ar1"] if condition == "all" else teacher["by_condition"][condition])
         row: Row = {"queries": condition, "teacher_of_one_seed": round(of_teacher, 1)}
-        rows.append(row | {name: _cell([run[condition] for run in runs]) for name, runs in measured.items()})
+        rows.append(row | {name: [run[condition] for run in runs] for name, runs in measured.items()})
     return finish(args, "town_seeds", rows)
 
 
