@@ -8,7 +8,8 @@ broadcast form as the equations are usually typed, over an N x N x C tensor of M
 `training.distillation.manifolds`, in float64. Runs are interleaved, so that a busy machine slows both alike: read the
 ratio. The peak is the memory that a fresh process needs on top of what it held before its one run. The differences are
 those of value and gradient, relative to the broadcast form's largest. Where the broadcast form would not fit into the
-memory that is free, only ours is measured.
+memory that is free, only ours is measured. One thread by default: with several, ours, whose operations are short, waits
+at the end of each for whatever else runs on the machine.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     sizes = ["128x384", "256x384", "512x384", "1024x384"]
     options.add_argument("--sizes", nargs="+", default=sizes, help="N x C of the batches")
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--threads", type=int, default=1)
     args = options.parse_args(argv)
+    torch.set_num_threads(args.threads)
     rows = []
     for size in args.sizes:
         samples, channels = map(int, size.split("x"))

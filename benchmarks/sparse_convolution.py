@@ -22,7 +22,7 @@ from torch import Tensor
 # Run as a file, the checkout is not on the path, and `training` is not an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring import Row, faster, finish, in_turns, parser, spread
+from benchmarks.measuring import Row, cores, faster, finish, in_turns, parser, spread
 from training.models.kernel_maps import KernelMap, TorchGrid
 from training.models.minkfpn import MinkLoc3D
 from training.models.minkowski import MinkowskiGrid, minkowski_is_installed
@@ -111,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--points", type=int, default=4096, help="of a cloud")
     options.add_argument("--scales", nargs="+", default=list(SCALES), choices=list(SCALES))
     options.add_argument("--repeats", type=int, default=9)
+    options.add_argument("--threads", type=int, default=cores())
     args = options.parse_args(argv)
+    torch.set_num_threads(args.threads)
     if minkowski_is_installed():
         GRIDS["minkowski"] = MinkowskiGrid
     else:

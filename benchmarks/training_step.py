@@ -27,7 +27,7 @@ import yaml
 # Run as a file, the checkout is not on the path, and `training` is not an installed package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring import REPOSITORY, Row, finish, in_turns, parser, spread
+from benchmarks.measuring import REPOSITORY, Row, cores, finish, in_turns, parser, spread
 from training.data.dataset import Keyframes
 from training.distillation import build_method
 from training.engine.batches import Batch, as_seen, draw_batches, loss_terms, read
@@ -144,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--size", default="96x128", help="height x width of its input")
     options.add_argument("--windows", type=int, nargs="+", default=[2, 4, 8], help="of a batch, which grows with it")
     options.add_argument("--steps", type=int, default=12)
+    options.add_argument("--threads", type=int, default=cores())
     args = options.parse_args(argv)
+    torch.set_num_threads(args.threads)
     height, width = map(int, args.size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         sessions = drives(Path(folder), height, width)

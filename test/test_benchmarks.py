@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.measuring import REPOSITORY, in_turns, markdown, slug_of
+from benchmarks.measuring import REPOSITORY, Row, in_turns, markdown, slug_of
 from benchmarks.run import BENCHMARKS, Benchmark, gather
 from benchmarks.targets import TARGETS, Target, judge
 
@@ -37,7 +37,13 @@ def test_help_teaches_with_an_example(name: str, capsys: pytest.CaptureFixture[s
 
 def test_a_benchmark_runs_as_a_file_from_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "image_path.py"), *TINY["image_path"], "--json", path]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "benchmarks" / "image_path.py"),
+        *TINY["image_path"],
+        "--json",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(path.read_text())
@@ -56,9 +62,20 @@ def test_the_gathered_benchmarks_and_the_targets_are_there() -> None:
 
 TINY = {
     "relational_losses": ("--sizes", "12x6", "--repeats", "2"),
-    "sparse_convolution": ("--clouds", "2", "--points", "200", "--scales", "metres", "--repeats", "1"),
+    "sparse_convolution": (
+        "--clouds",
+        "2",
+        "--points",
+        "200",
+        "--scales",
+        "metres",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+    ),
     "image_path": ("--cameras", "64x48", "--inputs", "24x32", "--repeats", "2"),
-    "training_step": ("--size", "32x32", "--windows", "2", "--steps", "1"),
+    "training_step": ("--size", "32x32", "--windows", "2", "--steps", "1", "--threads", "1"),
 }
 
 
@@ -151,7 +168,7 @@ def test_results_are_merged_by_name(tmp_path: Path) -> None:
 
 
 def test_a_row_is_judged_where_it_is_a_target() -> None:
-    rows = [{"size": "a", "ms": 3.0, "most": 2.0}, {"size": "b", "ms": 9.0, "most": 10.0}, {"size": "b"}]
+    rows: list[Row] = [{"size": "a", "ms": 3.0, "most": 2.0}, {"size": "b", "ms": 9.0, "most": 10.0}, {"size": "b"}]
     assert [line["is"] for line in Target("x", "", "ms", "<=", 2.0).judge(rows)] == ["missed", "missed"]
     assert [line["is"] for line in Target("x", "", "ms", ">=", 9.0, where={"size": "b"}).judge(rows)] == ["met"]
     assert [line["is"] for line in Target("x", "", "ms", "<=", "most").judge(rows)] == ["missed", "met"]
@@ -178,7 +195,7 @@ def test_a_machine_has_a_short_name(name: str, count: int, slug: str) -> None:
 
 
 def test_a_table_has_the_columns_of_all_rows() -> None:
-    rows = [{"a_ms": 0.12345, "b": "x|y"}, {"a_ms": 1234.5, "c": {"p": 1, "q": 2}}, {"c": [1.0, None, 2.0]}]
+    rows: list[Row] = [{"a_ms": 0.12345, "b": "x|y"}, {"a_ms": 1234.5, "c": {"p": 1, "q": 2}}, {"c": [1.0, None, 2.0]}]
     assert markdown(rows).splitlines() == [
         "| a ms | b | c |",
         "| --- | --- | --- |",
