@@ -5,14 +5,11 @@ A row of a benchmark that holds what ``where`` says is a target; every other row
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.measuring import Row
-
-_HOLDS = {">=": operator.ge, "<=": operator.le}
 
 
 @dataclass(frozen=True)
@@ -37,20 +34,26 @@ class Target:
     factor: float = 1.0
     where: Mapping[str, Any] = field(default_factory=dict)
 
-    def judge(self, rows: Sequence[Row]) -> list[Row]:
-        """A line of the table of targets for each row that it is about; one that says so where there is none."""
+    def judge(self, rows: Sequence[Row]) -> Row:
+        """A line of the table of targets: the worst of the rows that it is about, or that there is none."""
         line = {"benchmark": self.benchmark, "target": self.promise}
-        fitting = [row for row in rows if all(row.get(key) == value for key, value in self.where.items())]
-        fitting = [row for row in fitting if row.get(self.value) is not None]
-        if isinstance(self.bound, str):
-            fitting = [row for row in fitting if row.get(self.bound) is not None]
-        lines: list[Row] = []
-        for row in fitting:
-            bound = self.factor * row[self.bound] if isinstance(self.bound, str) else self.bound
-            met = _HOLDS[self.comparison](row[self.value], bound)
-            wanted = f"{self.value} {self.comparison} {bound:g}"
-            lines.append({**line, "wanted": wanted, "measured": row[self.value], "is": "met" if met else "missed"})
-        return lines or [{**line, "wanted": None, "measured": None, "is": "not measured"}]
+        needed = [self.value, *([self.bound] if isinstance(self.bound, str) else [])]
+        margins = {}
+        for number, row in enumerate(rows):
+            fits = all(row.get(key) == value for key, value in self.where.items())
+            if fits and all(row.get(key) is not None for key in needed):
+                gap = row[self.value] - self._bound(row)
+                margins[number] = gap if self.comparison == ">=" else -gap
+        if not margins:
+            return {**line, "wanted": None, "worst": None, "rows": 0, "is": "not measured"}
+        worst = rows[min(margins, key=lambda number: margins[number])]
+        wanted = f"{self.value} {self.comparison} {self._bound(worst):g}"
+        met = min(margins.values()) >= 0
+        measured = {"worst": worst[self.value], "rows": len(margins)}
+        return {**line, "wanted": wanted, **measured, "is": "met" if met else "missed"}
+
+    def _bound(self, row: Row) -> float:
+        return float(self.factor * row[self.bound]) if isinstance(self.bound, str) else self.bound
 
 
 AT_512 = {"size": "512x384"}
@@ -77,9 +80,9 @@ TARGETS = (
 
 
 def judge(rows_of: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """The table of targets: one line for each row that is a target, met or missed.
+    """The table of targets, met, missed or not measured.
 
     Args:
         rows_of: rows by benchmark; targets of a benchmark that is not there are "not measured".
     """
-    return [line for target in TARGETS for line in target.judge(rows_of.get(target.benchmark, ()))]
+    return [target.judge(rows_of.get(target.benchmark, ())) for target in TARGETS]

@@ -169,13 +169,14 @@ def test_results_are_merged_by_name(tmp_path: Path) -> None:
 
 def test_a_row_is_judged_where_it_is_a_target() -> None:
     rows: list[Row] = [{"size": "a", "ms": 3.0, "most": 2.0}, {"size": "b", "ms": 9.0, "most": 10.0}, {"size": "b"}]
-    assert [line["is"] for line in Target("x", "", "ms", "<=", 2.0).judge(rows)] == ["missed", "missed"]
-    assert [line["is"] for line in Target("x", "", "ms", ">=", 9.0, where={"size": "b"}).judge(rows)] == ["met"]
-    assert [line["is"] for line in Target("x", "", "ms", "<=", "most").judge(rows)] == ["missed", "met"]
-    assert [line["is"] for line in Target("x", "", "ms", "<=", "most", factor=1.5).judge(rows)] == ["met", "met"]
-    assert [line["is"] for line in Target("x", "", "ms", "<=", 1.0, where={"size": "c"}).judge(rows)] == [
-        "not measured"
-    ]
+    worst = Target("x", "", "ms", "<=", 2.0).judge(rows)
+    assert (worst["is"], worst["worst"], worst["rows"]) == ("missed", 9.0, 2)
+    assert Target("x", "", "ms", ">=", 2.0).judge(rows)["worst"] == 3.0
+    assert Target("x", "", "ms", ">=", 9.0, where={"size": "b"}).judge(rows)["is"] == "met"
+    against_a_column = Target("x", "", "ms", "<=", "most").judge(rows)
+    assert (against_a_column["is"], against_a_column["wanted"]) == ("missed", "ms <= 2")
+    assert Target("x", "", "ms", "<=", "most", factor=1.5).judge(rows)["is"] == "met"
+    assert Target("x", "", "ms", "<=", 1.0, where={"size": "c"}).judge(rows)["is"] == "not measured"
     assert {line["is"] for line in judge({})} == {"not measured"}
     assert len(judge({})) == len(TARGETS)
 
