@@ -38,7 +38,11 @@ def save_until_line(path: str, last: int) -> None:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != map_files.__file__ or frame.f_code.co_name not in ("write_map", "_replace", "_write_files"):
+        if frame.f_code.co_filename != map_files.__file__ or frame.f_code.co_name not in (
+            "write_map",
+            "_replace",
+            "_write_files",
+        ):
             return None
         if event == "line":
             count += 1
