@@ -204,7 +204,7 @@ def test_unknown_models_and_options_name_the_nearest() -> None:
         ("minkloc++3d", {"planes": [32, 64]}, "planes and layers"),
         ("minkloc++3d", {"planes": [], "layers": []}, "planes and layers"),
         ("minkloc++3d", {"top_down": 4}, "top_down must be 0 to 3"),
-        ("minkloc++3d", {"sparse_backend": "mink"}, "auto, torch, minkowski"),
+        ("minkloc++3d", {"sparse_backend": "mink"}, "torch, minkowski"),
         ("minkloc++", {"image_network": "vgg"}, "small-resnet"),
         ("minkloc++", {"image_network": "small-resnet", "pretrained": True}, "pretrained"),
         ("small-resnet-gem", {"widths": []}, "widths"),

@@ -54,7 +54,7 @@ def no_cars() -> Traffic:
 
 def benchmark_town() -> SimulationConfig:
     parser = simulate.parser()
-    arguments = ["--config", str(ROOT / "config/town/benchmark.yaml"), "--out", "x"]
+    arguments = ["--config", str(ROOT / "config/benchmark-town.yaml"), "--out", "x"]
     return config_of(SimulationConfig, parser, parser.parse_args(arguments))
 
 

@@ -42,7 +42,7 @@ class MinkLocFusion(EmbeddingModel):
         top_down: int = 1,
         first_kernel: int = 5,
         output_norm: str = "none",
-        sparse_backend: str = "auto",
+        sparse_backend: str = "torch",
     ) -> None:
         super().__init__()
         self.cloud = MinkLoc3D(

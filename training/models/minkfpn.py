@@ -60,7 +60,7 @@ class MinkLoc3D(EmbeddingModel):
         top_down: how many levels the pyramid climbs back up.
         first_kernel: voxels per axis of the first convolution.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
-        sparse_backend: "torch", "minkowski", or "auto" (see ``make_grid``). All share their weights.
+        sparse_backend: "torch" or "minkowski" (see ``make_grid``). Both share their weights.
     """
 
     uses_clouds = True
@@ -74,7 +74,7 @@ class MinkLoc3D(EmbeddingModel):
         top_down: int = 1,
         first_kernel: int = 5,
         output_norm: str = "none",
-        sparse_backend: str = "auto",
+        sparse_backend: str = "torch",
     ) -> None:
         super().__init__()
         require_positive(descriptor_dim=descriptor_dim, voxel_size=voxel_size, first_kernel=first_kernel)

@@ -17,7 +17,7 @@ from training.models.sparse import Grid
 from training.models.voxels import VoxelBatch
 from vpr_kd_ros.errors import ConfigError, MissingDependencyError
 
-BACKENDS = ("auto", "torch", "minkowski")
+BACKENDS = ("torch", "minkowski")
 INSTALL = (
     "apt install libopenblas-dev; pip install MinkowskiEngine==0.5.4 --no-build-isolation "
     '"--config-settings=--global-option=--cpu_only --blas=openblas '
@@ -68,17 +68,14 @@ def make_grid(backend: str, voxels: VoxelBatch) -> Grid:
     """Place voxels on the grid of a backend.
 
     Args:
-        backend: "torch", "minkowski", or "auto": MinkowskiEngine where it is installed and built for the device of the
-            voxels, pure PyTorch elsewhere. A batch without any voxel goes to PyTorch: MinkowskiEngine cannot hold it.
+        backend: "torch" or "minkowski". A batch without any voxel goes to PyTorch: MinkowskiEngine cannot hold it.
 
     Raises:
         MissingDependencyError: ``minkowski`` is asked for and is not installed, or not built for the GPU in use.
     """
-    if backend == "torch" or len(voxels.coordinates) == 0 or (backend == "auto" and not minkowski_is_installed()):
+    if backend == "torch" or len(voxels.coordinates) == 0:
         return TorchGrid(voxels)
     if voxels.coordinates.is_cuda and not import_minkowski().is_cuda_available():
-        if backend == "auto":
-            return TorchGrid(voxels)
         raise MissingDependencyError(
             "this MinkowskiEngine was built without CUDA and the model runs on a GPU: use sparse_backend 'torch', "
             "which has the same results, or build MinkowskiEngine with CUDA"
