@@ -48,6 +48,7 @@ def draw_batches(
         # Drives without poses are what only the teacher can use; where there is none, relations of all drives serve.
         pool = np.flatnonzero(~train.labelled)
         pool = pool if len(pool) else np.arange(len(train))
+        assert teaching.descriptors is not None
         relations = iter(RelationSampler(teaching.descriptors, train.session_of, pool, config.batch, rng))
         for labelled, related in zip(places, relations, strict=False):
             yield Batch(np.concatenate([labelled, np.setdiff1d(related, labelled)]), len(labelled))
@@ -156,6 +157,7 @@ def loss_terms(
     terms = {"task": task(labelled, positive, negative, progress)}
     if teaching is not None:
         if teacher is None:
+            assert teaching.descriptors is not None
             teacher = Answers(torch.from_numpy(teaching.descriptors[batch.indices]).to(device))
         context = Context(
             torch.from_numpy(batch.indices).to(device),

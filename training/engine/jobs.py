@@ -147,13 +147,16 @@ def _teaching(
         )
     if method.hands_over:
         student.inherit(teacher)
-    descriptors = teacher_descriptors(path, teacher, teacher_config.model, of_teacher, preprocess, device)
+    live = method.needs_maps or method.same_batch or teacher.depends_on_batch
+    descriptors = None
+    if not live or method.needs_beginning or config.batch.anchors > 0:
+        descriptors = teacher_descriptors(path, teacher, teacher_config.model, of_teacher, preprocess, device)
     if method.needs_beginning:
+        assert descriptors is not None
         rows = describe(student.to(device), keyframes, preprocess_of(config), device, title="student")
         method.begin(
             Beginning(torch.from_numpy(descriptors), torch.from_numpy(rows), torch.from_numpy(keyframes.session_of))
         )
-    live = method.needs_maps or method.same_batch or teacher.depends_on_batch
     return Teaching(method, descriptors, LiveTeacher(teacher, preprocess, of_teacher) if live else None)
 
 

@@ -108,10 +108,11 @@ class Teaching:
 
     Attributes:
         method: maps teacher and student descriptors to loss terms.
-        descriptors: (N, C) float32, the teacher's, of every training keyframe, not normalised.
+        descriptors: (N, C) float32, the teacher's, of every training keyframe, not normalised; None where only its
+            answers to the batches count.
         live: the teacher itself, where the method needs its answer to the batch.
     """
 
     method: DistillationMethod
-    descriptors: NDArray[np.float32]
+    descriptors: NDArray[np.float32] | None
     live: LiveTeacher | None = None
