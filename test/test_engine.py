@@ -21,7 +21,8 @@ from training.engine.descriptors import describe, preprocess_of, split_by_sessio
 from training.engine.jobs import distill, teach
 from training.engine.optimisation import parameter_groups
 from training.engine.runs import load_run
-from training.evaluation.protocol import Protocol, evaluate, normalised
+from training.evaluation.protocol import evaluate, normalised
+from training.evaluation.results import Protocol
 from training.export import export_student
 from training.models import MODELS, build_model
 from training.sessions import Session, load_sessions

@@ -20,7 +20,8 @@ from training.engine.descriptors import describe, preprocess_of, split_by_sessio
 from training.engine.jobs import distill, teach
 from training.engine.runs import Run, load_run
 from training.engine.teaching import LiveTeacher, map_shapes
-from training.evaluation.protocol import Protocol, evaluate
+from training.evaluation.protocol import evaluate
+from training.evaluation.results import Protocol
 from training.models import build_model
 from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError

@@ -10,7 +10,8 @@ import pytest
 
 from support.sessions import RADIUS_M, loop_session
 from training.evaluation.metrics import first_right_rank, one_percent, recall_at
-from training.evaluation.protocol import Protocol, evaluate
+from training.evaluation.protocol import evaluate
+from training.evaluation.results import Protocol
 from training.sessions import Session
 from vpr_kd_ros.errors import DataError
 

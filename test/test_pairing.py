@@ -15,7 +15,8 @@ from training.data.dataset import Keyframes
 from training.data.pairing import Pairing, place_masks, same_place
 from training.data.samplers import BatchConfig, PlaceSampler, RelationSampler, nearest_in_other_sessions
 from training.engine.task import TaskConfig, TripletTask, all_triplets, batch_hard_triplets
-from training.evaluation.protocol import Protocol, right_answers
+from training.evaluation.protocol import right_answers
+from training.evaluation.results import Protocol
 from vpr_kd_ros.errors import ConfigError, DataError
 
 

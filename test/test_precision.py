@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from support.sessions import loop_session
 from training.evaluation.precision import precision_recall
-from training.evaluation.protocol import Protocol, Traverse, evaluate, evaluate_queries
+from training.evaluation.protocol import Traverse, evaluate, evaluate_queries
+from training.evaluation.results import Protocol
 from vpr_kd_ros.errors import ConfigError, DataError
 
 

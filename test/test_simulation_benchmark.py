@@ -15,7 +15,8 @@ from scipy.spatial import cKDTree
 from training.benchmark.suite import load_suite
 from training.commands import simulate
 from training.commands._options import config_of
-from training.evaluation.protocol import Protocol, evaluate
+from training.evaluation.protocol import evaluate
+from training.evaluation.results import Protocol
 from training.sessions import Session
 from training.simulation.camera import CameraConfig
 from training.simulation.dataset import Drive, SimulationConfig, plan, write_dataset, write_drive

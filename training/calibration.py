@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.evaluation.protocol import Protocol, normalised, right_answers
+from training.evaluation.protocol import normalised, right_answers
+from training.evaluation.results import Protocol
 from training.sessions import Session
 from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread, scores
 from vpr_kd_ros.errors import DataError

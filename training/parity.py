@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.evaluation.protocol import Protocol, normalised, right_answers
+from training.evaluation.protocol import normalised, right_answers
+from training.evaluation.results import Protocol
 from training.sessions import Session
 from vpr_kd_ros.backends.cache import Notice
 from vpr_kd_ros.backends.choice import Wanted, runnable

@@ -13,7 +13,8 @@ from training.data.degrade import Degradation
 from training.engine.config import to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.runs import load_run
-from training.evaluation.protocol import Evaluation, Protocol, evaluate
+from training.evaluation.protocol import evaluate
+from training.evaluation.results import Evaluation, Protocol
 from training.sessions import load_sessions
 from vpr_kd_ros.errors import ConfigError
 

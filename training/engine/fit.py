@@ -18,7 +18,8 @@ from training.engine.learning import Learning
 from training.engine.runs import Run
 from training.engine.task import task_loss
 from training.engine.teaching import Teaching, answers
-from training.evaluation.protocol import Protocol, evaluate
+from training.evaluation.protocol import evaluate
+from training.evaluation.results import Protocol
 from training.models import EmbeddingModel
 from vpr_kd_ros.preprocess import Preprocess
 

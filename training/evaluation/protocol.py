@@ -22,17 +22,6 @@ from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.index import PlaceIndex
 
-__all__ = [
-    "Evaluation",
-    "Protocol",
-    "Traverse",
-    "evaluate",
-    "evaluate_queries",
-    "normalised",
-    "require_poses",
-    "right_answers",
-]
-
 
 def evaluate(
     sessions: Sequence[Session], descriptors: Sequence[NDArray[np.float32]], protocol: Protocol,
