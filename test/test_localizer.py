@@ -17,8 +17,9 @@ from support.tiny import picture
 from vpr_kd_ros.calibration import Calibration
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import Pose
-from vpr_kd_ros.localizer import Localizer, LocalizerConfig, Match
+from vpr_kd_ros.localizer import Localizer, LocalizerConfig
 from vpr_kd_ros.mapper import Mapper, MapperConfig
+from vpr_kd_ros.match import Match
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.pose_estimate import ANGLE_DEVIATION_RAD
 from vpr_kd_ros.preprocess import Preprocess

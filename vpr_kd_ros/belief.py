@@ -27,6 +27,14 @@ and only when the robot has moved by ``step_m`` (or the map's spacing) or turned
 odometry, ``step_s`` must have passed, and the distance is taken to be half of what the robot's greatest speed allows; a
 robot that stands still without odometry becomes surer than it should be.
 
+Several cameras feed one belief, each frame when it comes. The first frame past a step's length begins the next step:
+only then probability moves. The first frame of every other camera within half a step of it speaks at that step too, so
+that the cameras need not be synchronised, none waits for another, and one that fails is not missed. Given the place,
+what cameras say of it is not independent: one weather is over all of them. For k log likelihood ratios of equal worth
+and pairwise correlation c, the one that is right is their sum over 1 + (k - 1) c (linear discriminant of normal
+densities): c = 0 is the sum, c = 1 the mean. So a frame counts for the share u / (1 + (k - 1) c), with k the number of
+cameras heard at the last step, or at this one if that is more by now.
+
 The cost of a frame is linear in the hypotheses (places with a probability of their own), not in the map. Hypotheses
 below ``min_mass``, or beyond the ``max_hypotheses`` most probable, return their mass to lost.
 
@@ -38,7 +46,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -68,6 +76,7 @@ class BeliefConfig:
         step_m: a frame counts when the robot has moved this far, metres, and at least by the map's spacing,
         step_rad: or has turned this far, radians;
         step_s: where there is no odometry, after this time, seconds.
+        camera_correlation: c of what several cameras say of one place, in [0, 1].
         lost_after_s: without odometry and frames for this long, nothing is known any more, seconds.
         min_mass: hypotheses below this are dropped, in [0, 1).
         max_hypotheses: at most so many are kept.
@@ -84,6 +93,7 @@ class BeliefConfig:
     step_m: float = 4.0
     step_rad: float = math.radians(20.0)
     step_s: float = 0.5
+    camera_correlation: float = 0.5
     lost_after_s: float = 10.0
     min_mass: float = 1e-7
     max_hypotheses: int = 300
@@ -98,6 +108,8 @@ class BeliefConfig:
                 raise ConfigError(f"{name}: {getattr(self, name)} must be in (0, 1)")
         if not 0 < self.on_map <= 1:
             raise ConfigError(f"on_map: {self.on_map} must be in (0, 1]")
+        if not 0 <= self.camera_correlation <= 1:
+            raise ConfigError(f"camera_correlation: {self.camera_correlation} must be in [0, 1]")
         if not 0 <= self.odometry_noise < math.inf:
             raise ConfigError(f"odometry_noise: {self.odometry_noise} must not be negative")
         if not 0 <= self.min_mass < 1:
@@ -114,7 +126,7 @@ class Posterior:
         place_ids: (h,) int64, the hypotheses, most probable first.
         weights: (h,) float64, their probabilities; with ``unknown`` they sum to 1.
         unknown: probability of being lost or off the map.
-        moved: since the last frame that counted, by odometry; the hypotheses are of that moment. None where unknown.
+        moved: since the last step began, by odometry; the hypotheses are of that moment. None where unknown.
     """
 
     place_ids: Ints
@@ -153,9 +165,7 @@ class Belief:
         self._transitions = Transitions(
             xy, np.asarray(yaws, dtype=np.float64), self.spacing_m, config.odometry_noise, config.yaw_sigma_rad
         )
-        self._stamp_ns: int | None = None
-        self._seen_ns: int | None = None
-        self._odometry: Pose | None = None
+        self._step: _Step | None = None
         self._forget()
 
     def reset(self) -> None:
@@ -180,10 +190,12 @@ class Belief:
         log_ratios: Callable[[Ints], Floats],
         background: Floats,
         odometry: Pose | None = None,
+        camera: str = "",
     ) -> Posterior:
         """Take in one frame.
 
-        A stamp before the last one resets the belief first.
+        A stamp before the last one of the same camera resets the belief first, and so does one that is older than the
+        last step by more than ``lost_after_s``.
 
         Args:
             stamp_ns: of the frame, nanoseconds.
@@ -192,47 +204,67 @@ class Belief:
                 only where the frame counts.
             background: (m,) the same of a sample of the map's places; may be empty.
             odometry: pose of the robot in any frame that stays fixed, at the stamp; None where there is none.
+            camera: name of the camera that took it, where there are several.
         """
-        if self._seen_ns is not None and stamp_ns < self._seen_ns:
+        if self._jumped_back(stamp_ns, camera):
             self.reset()
-        self._seen_ns = stamp_ns
-        share = 1.0
-        if self._stamp_ns is not None:
-            elapsed_s = (stamp_ns - self._stamp_ns) * 1e-9
-            motion = self._motion(odometry, elapsed_s)
-            if not self._counts(motion, elapsed_s):
+        self._seen_ns[camera] = stamp_ns
+        moved = None if odometry is None else Motion(0.0, 0.0, 0.0)
+        step = self._step
+        if step is None:
+            step = _Step(stamp_ns, odometry)
+        else:
+            elapsed_s = (stamp_ns - step.stamp_ns) * 1e-9
+            motion = self._motion(step.odometry, odometry, elapsed_s)
+            length = self._length(motion, elapsed_s)
+            # A frame may be older than the one that began the step, if another camera took it: it begins none.
+            if length >= 1.0 and elapsed_s >= 0.0:
+                share = self._share(motion, elapsed_s)
+                self._predict(motion, elapsed_s, share)
+                step = _Step(stamp_ns, odometry, share, len(step.heard))
+            elif camera in step.heard or length >= 0.5:
                 return self._posterior(motion)
-            share = self._share(motion, elapsed_s)
-            self._predict(motion, elapsed_s, share)
-        self._update(retrieved, log_ratios, background, share)
+            else:
+                moved = motion
+        self._step = step
+        step.heard.add(camera)
+        alike = 1.0 + (max(step.heard_before, len(step.heard)) - 1) * self.config.camera_correlation
+        self._update(retrieved, log_ratios, background, step.share / alike)
         self._prune()
-        self._stamp_ns, self._odometry = stamp_ns, odometry
-        return self._posterior(None if odometry is None else Motion(0.0, 0.0, 0.0))
+        return self._posterior(moved)
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
         self._know_nothing()
-        self._stamp_ns = self._seen_ns = self._odometry = None
+        self._step = None
+        self._seen_ns: dict[str, int] = {}
+
+    def _jumped_back(self, stamp_ns: int, camera: str) -> bool:
+        if stamp_ns < self._seen_ns.get(camera, stamp_ns):
+            return True
+        return self._step is not None and (self._step.stamp_ns - stamp_ns) * 1e-9 > self.config.lost_after_s
 
     def _know_nothing(self) -> None:
         self._rows: Ints = np.empty(0, dtype=np.int64)
         self._weights: Floats = np.empty(0)
         self._lost, self._off = self.config.on_map, 1.0 - self.config.on_map
 
-    def _motion(self, odometry: Pose | None, elapsed_s: float) -> Motion | None:
-        """Since the last frame that counted; None where there is none to be believed."""
-        if odometry is None or self._odometry is None:
+    def _motion(self, before: Pose | None, odometry: Pose | None, elapsed_s: float) -> Motion | None:
+        """Since the last step began; None where there is none to be believed."""
+        if odometry is None or before is None:
             return None
-        motion = Motion.between(self._odometry, odometry)
+        motion = Motion.between(before, odometry)
         # Written so that a pose that is not finite is not believed. A spacing more: small times are not precise.
-        possible = motion.distance <= self.config.max_speed_mps * elapsed_s + self.spacing_m
+        possible = motion.distance <= self.config.max_speed_mps * abs(elapsed_s) + self.spacing_m
         return motion if possible and math.isfinite(motion.turn) else None
 
-    def _counts(self, motion: Motion | None, elapsed_s: float) -> bool:
+    def _length(self, motion: Motion | None, elapsed_s: float) -> float:
+        """What the robot has moved, or how long it took, in lengths of a step: from 1 on, the next one begins."""
+        config = self.config
         if motion is None:
-            return elapsed_s >= self.config.step_s
-        return motion.distance >= max(self.config.step_m, self.spacing_m) or abs(motion.turn) >= self.config.step_rad
+            return abs(elapsed_s) / config.step_s
+        return max(motion.distance / max(config.step_m, self.spacing_m), abs(motion.turn) / config.step_rad)
 
     def _share(self, motion: Motion | None, elapsed_s: float) -> float:
         """The part of an independent frame that this one is, in (0, 1]."""
@@ -281,6 +313,20 @@ class Belief:
     def _posterior(self, moved: Motion | None) -> Posterior:
         order = np.argsort(-self._weights, kind="stable")
         return Posterior(self._ids[self._rows[order]], self._weights[order], self.unknown, moved)
+
+
+@dataclass
+class _Step:
+    """The last step: when and where it began, how far its frames count, the cameras heard at it and at the one before.
+
+    The first counts in full.
+    """
+
+    stamp_ns: int
+    odometry: Pose | None
+    share: float = 1.0
+    heard_before: int = 0
+    heard: set[str] = field(default_factory=set)
 
 
 def _sums(keys: Ints, values: Floats) -> tuple[Ints, Floats]:

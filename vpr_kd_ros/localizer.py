@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
 from vpr_kd_ros.calibration import Spread, margins
-from vpr_kd_ros.errors import ConfigError, did_you_mean
+from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
 from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
+from vpr_kd_ros.match import Candidates, Match
 from vpr_kd_ros.motion import Motion
 from vpr_kd_ros.place_filter import PlaceFilter, yaws_of
 from vpr_kd_ros.place_map import Neighbours, PlaceMap
@@ -67,74 +69,38 @@ class LocalizerConfig:
             raise ConfigError(f"mode: {self.mode!r} is none of {', '.join(MODES)}{did_you_mean(self.mode, MODES)}")
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Retrieved places, best first.
-
-    Attributes:
-        place_ids: (k,) int64.
-        similarities: (k,) float32, inner products of unit descriptors.
-        probabilities: (k,) float64, each of being the right place; NaN where the student carries no calibration.
-        positions: (k, 3) float64, metres in the map's frame.
-        yaws: (k,) float64, radians.
-    """
-
-    place_ids: NDArray[np.int64]
-    similarities: NDArray[np.float32]
-    probabilities: Floats
-    positions: Floats
-    yaws: Floats
-
-    def __len__(self) -> int:
-        return len(self.place_ids)
-
-
-@dataclass(frozen=True)
-class Match:
-    """What one image told.
-
-    Attributes:
-        stamp_ns: of the image, nanoseconds.
-        accepted: whether the pose may be used.
-        reason: why not; empty when accepted.
-        pose: of the robot's base in the map's frame; None when not accepted.
-        covariance: (6, 6) float64 in the order x, y, z, rotation about x, y, z (metres, radians); None with ``pose``.
-        candidates: the retrieved places; none when the map is empty.
-        place_id: the best candidate's, in mode ``belief`` the most probable place; None without one.
-        similarity: the best candidate's; NaN without candidates.
-        probability: that ``place_id`` is right; NaN without one or without a calibration.
-        seconds: wall time of each step.
-    """
-
-    stamp_ns: int
-    accepted: bool
-    reason: str
-    pose: Pose | None
-    covariance: Floats | None
-    candidates: Candidates
-    place_id: int | None
-    similarity: float
-    probability: float
-    seconds: dict[str, float]
-
-
 class Localizer:
     """Finds images in a map.
 
+    Args:
+        student: describes the images.
+        maps: the map; or, of a robot with several cameras, that of each by its name, all in one frame. Single images
+            are found in their camera's; the belief is one, over the places of the first (see
+            ``vpr_kd_ros.place_filter``).
+        config: how to find and when to accept.
+
     Raises:
-        DataError: the map was made with another student.
+        DataError: a map was made with another student, or is in another frame than the first.
         ConfigError: the student carries no calibration and ``min_similarity`` is not given or the mode needs one, or
             ``cluster_radius_m`` is not the one it was calibrated with.
     """
 
-    def __init__(self, student: Student, place_map: PlaceMap, config: LocalizerConfig) -> None:
-        place_map.require_student(student.metadata.fingerprint)
+    def __init__(self, student: Student, maps: PlaceMap | Mapping[str, PlaceMap], config: LocalizerConfig) -> None:
+        self.maps = {"": maps} if isinstance(maps, PlaceMap) else dict(maps)
+        self.place_map = next(iter(self.maps.values()))
+        for camera, place_map in self.maps.items():
+            name = f"place map of camera {camera!r}" if camera else "place map"
+            place_map.require_student(student.metadata.fingerprint, name)
+            if place_map.frame_id != self.place_map.frame_id:
+                raise DataError(
+                    f"{name}: it is in frame {place_map.frame_id!r}, the first camera's in "
+                    f"{self.place_map.frame_id!r}; make the maps of all cameras with one source of poses"
+                )
         self.student = student
-        self.place_map = place_map
         self.config = config
         self.cluster_radius_m = _cluster_radius(student, config)
         self.filter = (
-            PlaceFilter(student, place_map, self.cluster_radius_m, config.belief) if config.mode == "belief" else None
+            PlaceFilter(student, self.maps, self.cluster_radius_m, config.belief) if config.mode == "belief" else None
         )
         self._verifier = Verifier(config.verification)
 
@@ -143,13 +109,17 @@ class Localizer:
         """The filter of mode ``belief``."""
         return None if self.filter is None else self.filter.belief
 
-    def localise(self, image: NDArray[np.uint8], stamp_ns: int, odometry: Pose | None = None) -> Match:
+    def localise(
+        self, image: NDArray[np.uint8], stamp_ns: int, odometry: Pose | None = None, camera: str = ""
+    ) -> Match:
         """Find one RGB image, (H, W, 3) uint8, in the map.
 
         Args:
             image: RGB, (H, W, 3) uint8.
-            stamp_ns: of the image, nanoseconds. In mode ``belief``, one before the last image's resets the belief.
+            stamp_ns: of the image, nanoseconds. In mode ``belief``, one before the same camera's last image's resets
+                the belief.
             odometry: for mode ``belief``: pose of the robot's base in any frame that stays fixed, at the stamp.
+            camera: its name, where there are several.
 
         Raises:
             DataError: the image is not RGB uint8.
@@ -157,7 +127,7 @@ class Localizer:
         watch = _Stopwatch()
         descriptor = self._describe(image)
         watch.lap("describe")
-        match = self.find(descriptor, stamp_ns, odometry)
+        match = self.find(descriptor, stamp_ns, odometry, camera)
         watch.lap("find")
         if self.config.verification.places:
             match = self._verified(match, image)
@@ -166,14 +136,16 @@ class Localizer:
         del watch.seconds["find"]
         return replace(match, seconds={**watch.seconds, **match.seconds})
 
-    def find(self, descriptor: NDArray[np.float32], stamp_ns: int, odometry: Pose | None = None) -> Match:
+    def find(
+        self, descriptor: NDArray[np.float32], stamp_ns: int, odometry: Pose | None = None, camera: str = ""
+    ) -> Match:
         """``localise`` for an image that was described already: (D,) float32, of length 1 or without a value."""
         watch = _Stopwatch()
-        neighbours = self._search(descriptor)
+        neighbours = self._search(descriptor, self.maps[camera])
         watch.lap("search")
         candidates = self._weigh(neighbours)
         watch.lap("weigh")
-        answer = self._answer(descriptor, neighbours, candidates, stamp_ns, odometry)
+        answer = self._answer(descriptor, neighbours, candidates, stamp_ns, odometry, camera)
         watch.lap("decide")
         pose, covariance = (None, None) if answer.reason else self._pose(answer)
         watch.lap("pose")
@@ -188,6 +160,7 @@ class Localizer:
             similarity=float(candidates.similarities[0]) if len(candidates) else math.nan,
             probability=answer.probability,
             seconds=watch.seconds,
+            camera=camera,
         )
 
     def reset(self) -> None:
@@ -202,7 +175,7 @@ class Localizer:
             return match
         near = np.linalg.norm(match.candidates.positions - pose.position, axis=1) <= self.cluster_radius_m
         ids = dict.fromkeys([match.place_id, *match.candidates.place_ids[near].tolist()])
-        pictures = [self.place_map.thumbnail(i) for i in list(ids)[: config.places] if i is not None]
+        pictures = [self.maps[match.camera].thumbnail(i) for i in list(ids)[: config.places] if i is not None]
         agree = max((self._verifier.inliers(image, picture) for picture in pictures if picture is not None), default=0)
         if agree >= config.min_inliers:
             return match
@@ -212,14 +185,14 @@ class Localizer:
     def _describe(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(self.student.describe([image])[0])
 
-    def _search(self, descriptor: NDArray[np.float32]) -> Neighbours:
+    def _search(self, descriptor: NDArray[np.float32], place_map: PlaceMap) -> Neighbours:
         """The nearest places: as many as configured, and more until another place than the best is among them.
 
         Densely mapped streets would otherwise fill the list with one place, and its margin would mean nothing.
         """
         wanted = self.config.candidates
         while True:
-            neighbours = self.place_map.neighbours(descriptor, wanted)
+            neighbours = place_map.neighbours(descriptor, wanted)
             if len(neighbours.ids) < wanted or self._spans_places(neighbours):
                 return neighbours
             wanted *= 2
@@ -246,12 +219,13 @@ class Localizer:
         candidates: Candidates,
         stamp_ns: int,
         odometry: Pose | None,
+        camera: str,
     ) -> _Answer:
         """The best place, and why it is not accepted, if it is not."""
         usable = bool(descriptor.any()) and bool(np.isfinite(descriptor).all())
         if usable and self.filter is not None:
-            posterior = self.filter.observe(stamp_ns, descriptor, candidates.place_ids, odometry)
-            answer = self._filtered(posterior)
+            posterior = self.filter.observe(stamp_ns, descriptor, candidates.place_ids, odometry, camera)
+            answer = self._filtered(posterior, camera)
             alone = self._best(neighbours, candidates)
             # A motion prior adds little: an image that is surer by itself answers.
             if posterior.moved is None and not answer.probability >= alone.probability:
@@ -266,7 +240,7 @@ class Localizer:
 
     def _refusal(self, answer: _Answer, similarity: float) -> str:
         """Why the best place is not accepted, or an empty string."""
-        if answer.place_id is None:
+        if not answer.poses:
             return "nothing that was seen so far tells where"
         if self.config.min_similarity is not None and similarity < self.config.min_similarity:
             return f"similarity {similarity:.3f} below {self.config.min_similarity:g}"
@@ -297,7 +271,7 @@ class Localizer:
             spread=None if calibration is None else calibration.spread,
         )
 
-    def _filtered(self, posterior: Posterior) -> _Answer:
+    def _filtered(self, posterior: Posterior, camera: str) -> _Answer:
         """The most probable place, with the probability of all hypotheses that are the same place."""
         if self.filter is None or len(posterior.place_ids) == 0:
             return _NOTHING
@@ -306,8 +280,9 @@ class Localizer:
         near = self._near(positions)
         agree = near & self._alike(yaws)
         weights = posterior.weights[agree]
+        place_id = int(self.filter.seen_by(camera, posterior.place_ids[:1])[0])
         return _Answer(
-            place_id=int(posterior.place_ids[0]),
+            place_id=place_id if place_id >= 0 else None,
             probability=worth.probability(float(posterior.weights[near].sum())),
             poses=[self.place_map.pose(place_id) for place_id in posterior.place_ids[agree].tolist()],
             weights=weights / weights.sum(),

@@ -1,4 +1,4 @@
-"""A pinhole camera that looks forward, slightly up."""
+"""A pinhole camera that looks forward, or back, slightly up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CameraConfig:
     Attributes:
         height, width: image size, pixels.
         horizontal_fov: radians.
-        forward_m, up_m: position in the base frame, metres.
+        forward_m, up_m: position in the base frame, metres; that of a camera that looks back is as far behind.
         pitch: radians, up positive.
     """
 
@@ -45,13 +45,18 @@ class CameraConfig:
 class Camera:
     """The geometry of the camera: which way each pixel looks.
 
+    Args:
+        config: the camera.
+        rear: it is turned by half a turn, and sits as far behind the base as the other in front of it.
+
     Attributes:
         focal_px: focal length, pixels.
         directions: (H * W, 3) float32, unit directions in the base frame, row by row.
     """
 
-    def __init__(self, config: CameraConfig) -> None:
+    def __init__(self, config: CameraConfig, rear: bool = False) -> None:
         self.config = config
+        self._way = -1.0 if rear else 1.0
         self.focal_px = config.width / 2 / np.tan(config.horizontal_fov / 2)
         v, u = np.mgrid[: config.height, : config.width] + 0.5
         forward = np.ones(u.size)
@@ -63,11 +68,11 @@ class Camera:
     def _camera_from_base(self) -> Floats:
         """Rotation to the camera's axes (x along the view, y left, z up)."""
         cos, sin = np.cos(self.config.pitch), np.sin(self.config.pitch)
-        return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+        return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]) @ np.diag([self._way, self._way, 1.0])
 
     def rays(self, base: Pose) -> tuple[F32, F32]:
         """Origins and unit directions, each (H * W, 3) float32 in the map frame, for a robot at ``base``."""
-        origin, turn = mount(base, self.config.forward_m, self.config.up_m)
+        origin, turn = mount(base, self._way * self.config.forward_m, self.config.up_m)
         directions = self.directions @ turn.T
         return np.broadcast_to(origin, directions.shape).copy(), directions
 
@@ -77,7 +82,7 @@ class Camera:
         Args:
             points: (N, 3) metres; those behind the camera become NaN.
         """
-        seen = (points - [self.config.forward_m, 0.0, self.config.up_m]) @ self._camera_from_base().T
+        seen = (points - [self._way * self.config.forward_m, 0.0, self.config.up_m]) @ self._camera_from_base().T
         depth = np.where(seen[:, 0] > 1e-6, seen[:, 0], np.nan)
         u = self.config.width / 2 - self.focal_px * seen[:, 1] / depth
         v = self.config.height / 2 - self.focal_px * seen[:, 2] / depth

@@ -91,6 +91,7 @@ class Traverse:
         self.condition = CONDITIONS[condition]
         self.drive = drive
         self.camera = Camera(camera)
+        self.rear_camera = Camera(camera, rear=True)
         self.lidar = Lidar(lidar)
         self._seed = seed
         self._names = (region, condition, number, "reverse") if reverse else (region, condition, number)
@@ -115,16 +116,22 @@ class Traverse:
         ahead = float(along) + (np.pi if self._way < 0 else 0.0)
         return Pose.planar(float(xy[0]), float(xy[1]), ahead + float(evaluate_loop(self._heading, turn)))
 
-    def photograph(self, travelled_m: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image RGB (H, W, 3) uint8 and class of each pixel (H, W) uint8, from that far along the drive."""
+    def photograph(self, travelled_m: float, rear: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image RGB (H, W, 3) uint8 and class of each pixel (H, W) uint8, from that far along the drive.
+
+        Args:
+            travelled_m: metres from the start.
+            rear: what the camera that looks back sees.
+        """
+        camera, name = (self.rear_camera, "rear camera") if rear else (self.camera, "camera")
         self.scene.set_time(travelled_m / self.drive.speed_mps)
         base = self.pose(travelled_m)
-        origins, directions = self.camera.rays(base)
+        origins, directions = camera.rays(base)
         light, category = radiance(
-            self.scene, self.condition, self.look, base, origins, directions, 1 / self.camera.focal_px
+            self.scene, self.condition, self.look, base, origins, directions, 1 / camera.focal_px
         )
-        shape = (self.camera.config.height, self.camera.config.width)
-        image = develop(light.reshape(*shape, 3), self.condition, self.look, self._rng("camera", travelled_m))
+        shape = (camera.config.height, camera.config.width)
+        image = develop(light.reshape(*shape, 3), self.condition, self.look, self._rng(name, travelled_m))
         return image, category.reshape(shape)
 
     def scan(self, travelled_m: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

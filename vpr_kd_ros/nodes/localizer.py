@@ -28,7 +28,8 @@ from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Floats, Pose
 from vpr_kd_ros.index import SEARCHES
-from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig, Match
+from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig
+from vpr_kd_ros.match import Match
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.device import free_device_memory

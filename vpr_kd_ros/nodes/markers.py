@@ -12,7 +12,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vpr_kd_ros.conversions import header, pose_to_message
 from vpr_kd_ros.geometry import Floats
-from vpr_kd_ros.localizer import Match
+from vpr_kd_ros.match import Match
 
 GREY = ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)
 GREEN = ColorRGBA(r=0.1, g=0.8, b=0.2, a=1.0)
