@@ -6,11 +6,14 @@ and without. The same drives are also localised in the map of another region (no
 a map that lacks half of the street (they leave it and come back), and with the robot carried away in the middle. Give
 several artefacts, of students trained with several seeds, for a mean and a standard deviation. ``--cache FOLDER`` keeps
 the rendered frames. About ten minutes on one core for one student and two regions, most of them rendering.
+
+``--rear`` gives the robot a second camera that looks back, with a map of its own, and measures the belief of both.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,13 +49,17 @@ GONE_FROM, GONE_TO = 0.3, 0.75
 CARRIED_FROM, CARRIED_TO = 0.3, 0.8
 """Where on the street the robot is picked up and put down."""
 MODES = ("single", "belief", "belief without odometry")
+TWO_CAMERAS = "belief, two cameras"
+FOLLOWING = ("belief", TWO_CAMERAS)
+"""Modes that can find a robot again that was carried away."""
+FRONT, REAR = "front", "rear"
 
 
 @dataclass(frozen=True)
 class Drive:
-    """Frames of one drive: descriptors (F, D) float32, true poses, stamps (F,) int64."""
+    """Frames of one drive: descriptors (F, D) float32 of each camera, true poses, stamps (F,) int64."""
 
-    descriptors: NDArray[np.float32]
+    descriptors: dict[str, NDArray[np.float32]]
     poses: list[Pose]
     stamps_ns: Ints
 
@@ -89,10 +96,11 @@ class Recalled(Student):
 
 
 def frames(
-    region: str, condition: str, number: int, seed: int, cache: Path | None
+    region: str, condition: str, number: int, seed: int, cache: Path | None, camera: str = FRONT
 ) -> tuple[NDArray[np.uint8], Floats, Ints]:
     """Images (F, H, W, 3), poses (F, 7) and stamps (F,) of a drive, rendered or from the cache."""
-    path = None if cache is None else cache / f"{seed}_{region}_{condition}_{number}.npz"
+    ending = "_rear" if camera == REAR else ""
+    path = None if cache is None else cache / f"{seed}_{region}_{condition}_{number}{ending}.npz"
     if path is not None and path.exists():
         with np.load(path, allow_pickle=False) as kept:
             return kept["images"], kept["poses"], kept["stamps"]
@@ -100,7 +108,8 @@ def frames(
     traverse = config.traverse()
     elapsed = np.arange(0, config.duration_ns + 1, round(NS_PER_S / config.camera_hz))
     travelled = [config.travelled_m(int(t)) for t in elapsed]
-    images = np.array([traverse.photograph(s)[0] for s in tqdm(travelled, f"{region} {condition}", leave=False)])
+    bar = tqdm(travelled, f"{region} {condition}", leave=False)
+    images = np.array([traverse.photograph(s, rear=camera == REAR)[0] for s in bar])
     poses = np.array([[*pose.position, *pose.quaternion] for pose in map(traverse.pose, travelled)])
     stamps = traverse.first_stamp_ns + elapsed.astype(np.int64)
     if path is not None:
@@ -109,20 +118,29 @@ def frames(
     return images, poses, stamps
 
 
-def described(student: Student, images: NDArray[np.uint8], poses: Floats, stamps: Ints) -> Drive:
+def described(student: Student, seen: dict[str, tuple[NDArray[np.uint8], Floats, Ints]]) -> Drive:
     """A drive as the student sees it."""
-    return Drive(student.describe(list(images)), [Pose(row[:3], row[3:]) for row in poses], stamps)
+    descriptors = {camera: student.describe(list(images)) for camera, (images, _, _) in seen.items()}
+    _, poses, stamps = seen[FRONT]
+    return Drive(descriptors, [Pose(row[:3], row[3:]) for row in poses], stamps)
 
 
-def mapped(student: Student, drive: Drive, spacing_m: float, kept: Callable[[float], bool]) -> PlaceMap:
-    """The map that the mapper makes of the part of a drive, 0 to 1, that is ``kept``."""
+Maps = dict[str, PlaceMap]
+
+
+def mapped(student: Student, drive: Drive, spacing_m: float, kept: Callable[[float], bool]) -> Maps:
+    """The maps that the mapper makes of the part of a drive, 0 to 1, that is ``kept``, one for each camera."""
+    return {camera: _mapped(student, drive, camera, spacing_m, kept) for camera in drive.descriptors}
+
+
+def _mapped(student: Student, drive: Drive, camera: str, spacing_m: float, kept: Callable[[float], bool]) -> PlaceMap:
     recalled = Recalled(student)
     place_map = PlaceMap(student.metadata.descriptor_dim, student.metadata.fingerprint, "map")
     mapper = Mapper(recalled, place_map, MapperConfig(min_distance_m=spacing_m))
     picture = np.zeros((1, 1, 3), dtype=np.uint8)
     for i, pose in enumerate(drive.poses):
         if kept(i / len(drive.poses)):
-            recalled.answer = drive.descriptors[i]
+            recalled.answer = drive.descriptors[camera][i]
             mapper.observe(picture, pose, int(drive.stamps_ns[i]))
     return place_map
 
@@ -148,26 +166,31 @@ class _Carried(Odometer):
 
 
 def localise(
-    student: Student, place_map: PlaceMap, drive: Drive, mode: str, rng: np.random.Generator, order: Sequence[int] = ()
+    student: Student, maps: Maps, drive: Drive, mode: str, rng: np.random.Generator, order: Sequence[int] = ()
 ) -> Answers:
     """Drive through a map, in this order of frames or from first to last, five frames a second."""
     order = order or range(len(drive.poses))
+    cameras = list(maps) if mode == TWO_CAMERAS else [FRONT]
+    positions = maps[FRONT].positions[:, :2]
     threshold = LocalizerConfig().min_probability
     # Everything is answered here, so that other thresholds can be told from the same drive.
-    localizer = Localizer(student, place_map, LocalizerConfig(mode=mode.split()[0], min_probability=1e-9))
+    config = LocalizerConfig(mode="single" if mode == "single" else "belief", min_probability=1e-9)
+    localizer = Localizer(student, {camera: maps[camera] for camera in cameras}, config)
     wheels = odometry(drive.poses, order, rng)
     rows = []
     for step, i in enumerate(order):
         truth = drive.poses[i].position[:2]
         # Time goes on evenly, whatever the order.
         stamp = int(drive.stamps_ns[step])
-        match = localizer.find(drive.descriptors[i], stamp, wheels[step] if mode == "belief" else None)
+        told = wheels[step] if mode in FOLLOWING else None
+        # What the last of the cameras is answered counts: it has all that the others said.
+        match = [localizer.find(drive.descriptors[camera][i], stamp, told, camera) for camera in cameras][-1]
         right = inside = False
         if match.pose is not None and match.covariance is not None:
             gap = truth - match.pose.position[:2]
             right = float(np.linalg.norm(gap)) <= RIGHT_M
             inside = float(gap @ np.linalg.solve(match.covariance[:2, :2], gap)) <= ELLIPSE_95
-        on_map = bool(np.linalg.norm(place_map.positions[:, :2] - truth, axis=1).min() <= MAPPED_M)
+        on_map = bool(np.linalg.norm(positions - truth, axis=1).min() <= MAPPED_M)
         probability = 0.0 if np.isnan(match.probability) else match.probability
         rows.append((probability >= threshold, right, probability, inside, on_map))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
@@ -181,7 +204,12 @@ class Result:
     on: dict[str, dict[str, list[Answers]]]
     elsewhere: dict[str, dict[str, list[Answers]]]
     leaving: dict[str, dict[str, list[Answers]]]
-    carried: dict[str, list[float]]
+    carried: dict[str, dict[str, list[float]]]
+
+
+def modes_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """What is compared."""
+    return (*MODES, TWO_CAMERAS) if arguments.rear else MODES
 
 
 def measure(student: Student, arguments: argparse.Namespace) -> Result:
@@ -189,8 +217,11 @@ def measure(student: Student, arguments: argparse.Namespace) -> Result:
     cache: Path | None = arguments.cache
     seed, regions, conditions = arguments.world_seed, arguments.regions, arguments.conditions
 
+    modes = modes_of(arguments)
+    cameras = (FRONT, REAR) if arguments.rear else (FRONT,)
+
     def load(region: str, condition: str, number: int) -> Drive:
-        return described(student, *frames(region, condition, number, seed, cache))
+        return described(student, {c: frames(region, condition, number, seed, cache, c) for c in cameras})
 
     drives = {region: load(region, MAPPED, MAP_DRIVE) for region in regions}
     whole = {r: mapped(student, drive, arguments.spacing, lambda part: True) for r, drive in drives.items()}
@@ -200,37 +231,39 @@ def measure(student: Student, arguments: argparse.Namespace) -> Result:
     }
 
     def empty() -> dict[str, dict[str, list[Answers]]]:
-        return {mode: {condition: [] for condition in conditions} for mode in MODES}
+        return {mode: {condition: [] for condition in conditions} for mode in modes}
 
-    result = Result(empty(), empty(), empty(), {condition: [] for condition in conditions})
+    carried: dict[str, dict[str, list[float]]] = {m: {c: [] for c in conditions} for m in modes if m in FOLLOWING}
+    result = Result(empty(), empty(), empty(), carried)
     for region, condition in tqdm([(r, c) for r in regions for c in conditions], student.metadata.name, leave=False):
         drive = load(region, condition, QUERY_DRIVE)
         # The other region lies elsewhere: its map's frame has nothing to do with this one's.
         foreign = [whole[r] for r in regions if r != region][:1]
-        for mode in MODES:
+        for mode in modes:
 
             def ask(
-                place_map: PlaceMap,
+                maps: Maps,
                 drive: Drive = drive,
                 mode: str = mode,
                 seeds: tuple[str, str] = (region, condition),
             ) -> Answers:
-                return localise(student, place_map, drive, mode, generator(seed, "odometry", *seeds))
+                return localise(student, maps, drive, mode, generator(seed, "odometry", *seeds))
 
             result.on[mode][condition].append(ask(whole[region]))
             result.leaving[mode][condition].append(ask(holed[region]))
-            result.elsewhere[mode][condition] += [ask(place_map) for place_map in foreign]
-        rng = generator(seed, "odometry", region, condition)
-        result.carried[condition].append(ask_carried(student, whole[region], drive, rng))
+            result.elsewhere[mode][condition] += [ask(maps) for maps in foreign]
+        for mode, found in carried.items():
+            rng = generator(seed, "odometry", region, condition)
+            found[condition].append(ask_carried(student, whole[region], drive, mode, rng))
     return result
 
 
-def ask_carried(student: Student, place_map: PlaceMap, drive: Drive, rng: np.random.Generator) -> float:
+def ask_carried(student: Student, maps: Maps, drive: Drive, mode: str, rng: np.random.Generator) -> float:
     """Seconds from being put down to the first right answer of the belief with odometry; inf where there is none."""
     count = len(drive.poses)
     first = int(CARRIED_FROM * count)
     order = [*range(first), *range(int(CARRIED_TO * count), count)]
-    answers = localise(student, place_map, drive, "belief", rng, order)
+    answers = localise(student, maps, drive, mode, rng, order)
     found = np.flatnonzero((answers.accepted & answers.right)[first:])
     between_s = float(drive.stamps_ns[1] - drive.stamps_ns[0]) / NS_PER_S
     return float(found[0] * between_s) if len(found) else np.inf
@@ -269,12 +302,12 @@ def everything(table: dict[str, list[Answers]]) -> list[Answers]:
     return [answer for answers in table.values() for answer in answers]
 
 
-def by_condition(results: Sequence[Result], conditions: Sequence[str]) -> list[Row]:
+def by_condition(results: Sequence[Result], conditions: Sequence[str], modes: Sequence[str]) -> list[Row]:
     """How many frames were answered under each condition, how many of those rightly, and how many of all rightly."""
     table = []
     for condition in (*conditions, "all"):
         row: Row = {"condition": condition}
-        for mode in MODES:
+        for mode in modes:
             drives = [r.on[mode][condition] if condition != "all" else everything(r.on[mode]) for r in results]
             row["frames"] = len(pooled(drives[0], "accepted"))
             row[f"{mode}: accepted"] = values_of(pooled(drive, "accepted").sum() for drive in drives)
@@ -286,7 +319,7 @@ def by_condition(results: Sequence[Result], conditions: Sequence[str]) -> list[R
     return table
 
 
-def by_measure(results: Sequence[Result]) -> list[Row]:
+def by_measure(results: Sequence[Result], modes: Sequence[str]) -> list[Row]:
     """What is said of drives that are not on the map or leave it, and how far the announced spread can be trusted."""
     lines: dict[str, Callable[[Result, str], float]] = {
         "unknown in another region, % of frames": lambda r, m: share(~pooled(everything(r.elsewhere[m]), "accepted")),
@@ -304,7 +337,7 @@ def by_measure(results: Sequence[Result]) -> list[Row]:
         ),
     }
     return [
-        {"measure": title, **{mode: values_of(value(r, mode) for r in results) for mode in MODES}}
+        {"measure": title, **{mode: values_of(value(r, mode) for r in results) for mode in modes}}
         for title, value in lines.items()
     ]
 
@@ -312,11 +345,16 @@ def by_measure(results: Sequence[Result]) -> list[Row]:
 def carried_away(results: Sequence[Result], conditions: Sequence[str]) -> list[Row]:
     """How soon the belief finds a robot again that was put down elsewhere."""
     table = []
-    for condition in (*conditions, "all"):
-        seconds = [s for r in results for c, row in r.carried.items() if condition in (c, "all") for s in row]
+    for mode, condition in itertools.product(results[0].carried, (*conditions, "all")):
+        seconds = [s for r in results for c, row in r.carried[mode].items() if condition in (c, "all") for s in row]
         middle, worst = ("never" if np.isinf(s) else round(float(s), 1) for s in (np.median(seconds), max(seconds)))
         within = sum(s <= 10.0 for s in seconds)
-        row: Row = {"put_down_under": condition, "found_again_within_10_s": within, "of_drives": len(seconds)}
+        row: Row = {
+            "put_down_under": condition,
+            "mode": mode,
+            "found_again_within_10_s": within,
+            "of_drives": len(seconds),
+        }
         table.append(row | {"median_s": middle, "worst_s": worst})
     return table
 
@@ -340,6 +378,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--regions", nargs="+", default=["test-0", "test-1"], help="each is another's unmapped region")
     options.add_argument("--conditions", nargs="+", default=list(CONDITIONS), choices=list(CONDITIONS))
     options.add_argument("--spacing", type=float, default=4.0, help="of the map's keyframes, metres")
+    options.add_argument("--rear", action="store_true", help="a second camera that looks back")
     options.add_argument("--cache", type=Path, default=None, help="folder for rendered frames")
     args = options.parse_args(argv)
     results = [measure(Student.load(path, threads=1), args) for path in args.students]
@@ -348,7 +387,12 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         f"every {args.spacing:g} m, 5 frames a second at 8 m/s; right within {RIGHT_M:g} m; students: "
         f"{', '.join(path.stem for path in args.students)} (mean ± standard deviation)\n"
     )
-    tables = by_condition(results, args.conditions), by_measure(results), carried_away(results, args.conditions)
+    modes = modes_of(args)
+    tables = (
+        by_condition(results, args.conditions, modes),
+        by_measure(results, modes),
+        carried_away(results, args.conditions),
+    )
     print("\n\n".join(markdown(table) for table in tables), flush=True)
     rows = [row for table in tables for row in table]
     write_report(args.json, "localization", rows)
