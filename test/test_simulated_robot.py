@@ -22,7 +22,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from support.ros import PROFILES, REPOSITORY, Graph, ros_graph, wait_until  # sets what ROS reads when it is imported
 from training.simulation.camera import CameraConfig
 from training.simulation.lidar import LidarConfig
-from training.simulation.robot import parse_wait_for
+from training.simulation.robot import drive, parse_wait_for
 from training.simulation.schedule import RobotConfig
 from training.simulation.town import TownConfig
 from vpr_kd_ros.decode import cloud_from_message, image_from_message
@@ -64,11 +64,13 @@ def test_a_drive_publishes_what_the_sessions_would_hold(graph: Graph) -> None:
     exact = graph.collect(Odometry, "/ground_truth/odom")
     odometry = graph.collect(Odometry, "/odom")
     clock = graph.collect(Clock, "/clock")
-    topics = ("camera/image_raw", "lidar/points", "odom", "ground_truth/odom", "clock")
-    robot = start(graph.domain, "--wait_for", *(f"{topic}=1" for topic in topics))
+    behind = graph.collect(Image, "/rear_camera/image_raw", qos_profile_sensor_data)
+    topics = ("camera/image_raw", "rear_camera/image_raw", "lidar/points", "odom", "ground_truth/odom", "clock")
+    robot = start(graph.domain, "--rear_camera", "true", "--wait_for", *(f"{topic}=1" for topic in topics))
     _, errors = robot.communicate(timeout=120)
     assert robot.returncode == 0, errors
     wait_until(lambda: len(exact) == len(odometry) == 41 and len(images) >= 11 and len(clouds) >= 11, "all messages")
+    wait_until(lambda: len(behind) >= 10, "all images of the rear camera")
 
     traverse = CONFIG.traverse()
     first = traverse.first_stamp_ns
@@ -77,6 +79,9 @@ def test_a_drive_publishes_what_the_sessions_would_hold(graph: Graph) -> None:
         travelled = CONFIG.travelled_m(number * 200_000_000)
         np.testing.assert_array_equal(image_from_message(images[number]), traverse.photograph(travelled)[0])
         np.testing.assert_array_equal(cloud_from_message(clouds[number]), traverse.scan(travelled)[0])
+    assert [stamp_ns(message) - first for message in behind] == [100_000_000 + n * 200_000_000 for n in range(10)]
+    travelled = CONFIG.travelled_m(700_000_000)
+    np.testing.assert_array_equal(image_from_message(behind[3]), traverse.photograph(travelled, rear=True)[0])
     assert [field.name for field in clouds[0].fields] == ["x", "y", "z", "intensity"]
     position = exact[40].pose.pose.position
     np.testing.assert_allclose((position.x, position.y), traverse.pose(40.0).position[:2])
@@ -107,6 +112,8 @@ def test_missing_subscribers_and_signals_end_it_cleanly(graph: Graph) -> None:
 
 
 def test_topics_to_wait_for_are_checked() -> None:
+    with pytest.raises(ConfigError, match="only with rear_camera"):
+        drive(RobotConfig(), {"rear_camera/image_raw": 1})
     assert parse_wait_for(["/camera/image_raw=2", "clock=1"]) == {"camera/image_raw": 2, "/clock": 1}
     with pytest.raises(ConfigError, match=r"no 'camera/image' \(did you mean 'camera/image_raw'"):
         parse_wait_for(["camera/image=1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -134,6 +135,19 @@ def test_camera_rays_are_those_of_the_pinhole_that_projects() -> None:
     left = camera.project(np.array([[10.0, 10.0, 1.6], [10.0, -10.0, 1.6], [-5.0, 0.0, 1.6]]))
     assert left[0, 0] < 20 < left[1, 0]
     assert np.isnan(left[2]).all()
+
+
+def test_the_rear_camera_sees_what_the_front_one_of_a_robot_turned_round_sees() -> None:
+    config = CameraConfig(height=30, width=40, pitch=0.2)
+    rear, front = Camera(config, rear=True), Camera(config)
+    here, turned = Pose.planar(3.0, -2.0, 0.7), Pose.planar(3.0, -2.0, 0.7 + np.pi)
+    for ours, theirs in zip(rear.rays(here), front.rays(turned), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    behind = np.array([[-10.0, 2.0, 1.6], [10.0, 2.0, 1.6]])
+    np.testing.assert_allclose(rear.project(behind)[0], front.project(behind * [-1, -1, 1])[0], atol=1e-9)
+    assert np.isnan(rear.project(behind)[1]).all()
+    drive = traverse("sun")
+    assert (drive.photograph(20.0, rear=True)[0] != drive.photograph(20.0)[0]).any()
 
 
 def test_classes_of_pixels_are_where_the_object_projects() -> None:
@@ -446,4 +460,7 @@ def test_the_robots_schedule_is_in_order_and_at_the_rates_asked_for() -> None:
     assert times[-1] == config.duration_ns == 4_000_000_000
     counts = {name: sum(n == name for _, n in events) for name in ("camera", "lidar", "odometry")}
     assert counts == {"camera": 17, "lidar": 13, "odometry": 41}
+    rear = [when for when, name in schedule(replace(config, rear_camera=True)) if name == "rear_camera"]
+    front = [when for when, name in events if name == "camera"]
+    assert rear == [(before + after) // 2 for before, after in itertools.pairwise(front)]
     assert config.travelled_m(2_000_000_000) == 10.0

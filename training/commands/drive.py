@@ -9,7 +9,8 @@ from training.simulation.robot import drive, parse_wait_for
 from training.simulation.schedule import RobotConfig
 
 DESCRIPTION = """Drive the simulated town as a robot: publishes camera/image_raw, lidar/points, odom (drifting),
-ground_truth/odom and /clock, and ends when the drive is over. Needs ROS 2; start other nodes with use_sim_time.
+ground_truth/odom and /clock, and ends when the drive is over; with --rear_camera true also rear_camera/image_raw.
+Needs ROS 2; start other nodes with use_sim_time.
 Big messages want the shared-memory profile: export FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds.xml
 
 Example: python -m training drive --region test-0 --condition night --wait_for camera/image_raw=1 odom=1"""

@@ -14,7 +14,8 @@ from training.simulation.schedule import NS_PER_S, Renderer, RobotConfig, schedu
 from vpr_kd_ros.errors import ConfigError, DataError, MissingDependencyError, did_you_mean
 from vpr_kd_ros.geometry import Pose
 
-TOPICS = ("camera/image_raw", "lidar/points", "odom", "ground_truth/odom", "/clock")
+REAR_TOPIC = "rear_camera/image_raw"
+TOPICS = ("camera/image_raw", REAR_TOPIC, "lidar/points", "odom", "ground_truth/odom", "/clock")
 
 
 def parse_wait_for(items: list[str]) -> dict[str, int]:
@@ -43,7 +44,8 @@ def drive(config: RobotConfig, wait_for: dict[str, int], timeout_s: float = 60.0
 
     Publishes ``camera/image_raw`` (Image, rgb8, frame ``camera``) and ``lidar/points`` (PointCloud2 x, y, z, intensity,
     frame ``base_link``) with SensorData QoS; ``odom`` (Odometry, ``odom`` to ``base_link``, drifting),
-    ``ground_truth/odom`` (Odometry, ``map`` to ``base_link``, exact) and ``/clock`` reliably.
+    ``ground_truth/odom`` (Odometry, ``map`` to ``base_link``, exact) and ``/clock`` reliably. With a rear camera also
+    ``rear_camera/image_raw``, in frame ``rear_camera``.
 
     Args:
         config: the drive.
@@ -51,9 +53,14 @@ def drive(config: RobotConfig, wait_for: dict[str, int], timeout_s: float = 60.0
         timeout_s: how long to wait for them, seconds.
 
     Raises:
+        ConfigError: ``wait_for`` names the rear camera, and there is none.
         MissingDependencyError: ROS 2 is not there.
         DataError: the subscribers did not come.
     """
+    if REAR_TOPIC in wait_for and not config.rear_camera:
+        raise ConfigError(
+            f"wait_for: the robot publishes {REAR_TOPIC} only with rear_camera; set it, or leave that out"
+        )
     try:
         import rclpy
         from rclpy.signals import SignalHandlerOptions
@@ -93,8 +100,9 @@ class Robot:
         self._config = config
         self._traverse = config.traverse()
         self._odometer = Odometer(generator(config.seed, "odometry", config.region, config.condition, config.number))
+        images = ["camera/image_raw", REAR_TOPIC] if config.rear_camera else ["camera/image_raw"]
         self._publishers = {
-            "camera/image_raw": node.create_publisher(Image, "camera/image_raw", qos_profile_sensor_data),
+            **{topic: node.create_publisher(Image, topic, qos_profile_sensor_data) for topic in images},
             "lidar/points": node.create_publisher(PointCloud2, "lidar/points", qos_profile_sensor_data),
             "odom": node.create_publisher(Odometry, "odom", 10),
             "ground_truth/odom": node.create_publisher(Odometry, "ground_truth/odom", 10),
@@ -145,8 +153,8 @@ class Robot:
         from vpr_kd_ros.conversions import cloud_to_message, image_to_message, odometry_to_message
 
         stamp = self._traverse.first_stamp_ns + elapsed_ns
-        if name == "camera":
-            self._publishers["camera/image_raw"].publish(image_to_message(frame[0], stamp, "camera"))
+        if name in ("camera", "rear_camera"):
+            self._publishers[f"{name}/image_raw"].publish(image_to_message(frame[0], stamp, name))
         elif name == "lidar":
             self._publishers["lidar/points"].publish(cloud_to_message(frame[0], frame[1], stamp, "base_link"))
         else:

@@ -35,6 +35,7 @@ class RobotConfig:
         seed: of the world.
         speed: metres per second of simulated time.
         camera_hz, lidar_hz, odom_hz: frames per second of simulated time.
+        rear_camera: there is a second camera, which looks back; its frames come half way between the first's.
         rate_factor: simulated seconds per real second; where rendering is slower, simulated time slows down.
         start_at: metres along the loop where the drive starts.
         length: metres to drive; 0 for one round.
@@ -52,6 +53,7 @@ class RobotConfig:
     camera_hz: float = 5.0
     lidar_hz: float = 5.0
     odom_hz: float = 20.0
+    rear_camera: bool = False
     rate_factor: float = 1.0
     start_at: float = 0.0
     length: float = 0.0
@@ -106,16 +108,18 @@ class RobotConfig:
 
 
 def schedule(config: RobotConfig) -> list[tuple[int, str]]:
-    """Simulated time after the start, nanoseconds, and ``odometry``, ``camera`` or ``lidar``, in order of time.
+    """Simulated time after the start, nanoseconds, and what comes then, in order of time: ``odometry``, ``camera``,
+    ``lidar`` or ``rear_camera``.
 
     Odometry comes before the sensors of the same time, so that a consumer knows the pose when a frame arrives.
     """
     events: list[tuple[int, int, str]] = []
-    for order, (name, rate) in enumerate(
-        (("odometry", config.odom_hz), ("camera", config.camera_hz), ("lidar", config.lidar_hz))
-    ):
+    sensors = [("odometry", config.odom_hz, 0.0), ("camera", config.camera_hz, 0.0), ("lidar", config.lidar_hz, 0.0)]
+    if config.rear_camera:
+        sensors.append(("rear_camera", config.camera_hz, 0.5))
+    for order, (name, rate, offset) in enumerate(sensors):
         count = int(config.duration_ns / NS_PER_S * rate) + 1
-        events += [(round(number / rate * NS_PER_S), order, name) for number in range(count)]
+        events += [(round((number + offset) / rate * NS_PER_S), order, name) for number in range(count)]
     return [(when, name) for when, _, name in sorted(events) if when <= config.duration_ns]
 
 
@@ -131,7 +135,9 @@ def _start_worker(config: RobotConfig) -> None:
 
 def _sense(sensor: str, travelled_m: float) -> Any:
     assert _traverse is not None
-    return _traverse.photograph(travelled_m) if sensor == "camera" else _traverse.scan(travelled_m)
+    if sensor == "lidar":
+        return _traverse.scan(travelled_m)
+    return _traverse.photograph(travelled_m, rear=sensor == "rear_camera")
 
 
 class Renderer:
