@@ -19,6 +19,7 @@ from scipy import stats
 from support.sessions import loop_session
 from training.benchmark import tables
 from training.benchmark.cells import RESULT, Workplace, find_cell, run_cell
+from training.benchmark.report import write_tables
 from training.benchmark.statistics import Difference, Estimate, gap_closed
 from training.benchmark.suite import ALONE, FOLDER, TEACHER, Suite, load_suite, merged
 from training.distillation import build_method
@@ -177,7 +178,17 @@ def test_a_table_from_made_up_results(tmp_path: Path) -> None:
         if number < len(made_up[key]):
             place.folder(cell.name).mkdir(parents=True)
             value = made_up[key][number] / 100
-            result = {"ar1": value, "ar1_percent": value + 0.01, "config": {**to_dict(cell.config), "start": ""}}
+            result = {
+                "ar1": value,
+                "ar1_percent": value + 0.01,
+                "by_query_condition": {"night": value - 0.1},
+                "ordered_pairs": 6,
+                "queries": 60,
+                "excluded": 0,
+                "seconds": 360.0,
+                "commit": "abc",
+                "config": {**to_dict(cell.config), "start": ""},
+            }
             (place.folder(cell.name) / RESULT).write_text(json.dumps(result))
     filled = tables.fill(place, place.suite.tables["one"])
     assert filled.missing == 1
@@ -195,6 +206,13 @@ def test_a_table_from_made_up_results(tmp_path: Path) -> None:
     assert [row["method"] for row in rows] == [TEACHER, ALONE, "MSE", "RKD"]
     assert float(rows[2]["ar1_mean"]) == pytest.approx(54.0)
     assert rows[3]["seeds"] == "1"
+    tables_of_suite = write_tables(place)
+    assert list(tables_of_suite) == ["one", "two"]
+    page = (place.out / "summary.md").read_text()
+    # night is 10 points below the mean, and MSE is 50 and 58 with two seeds where the plain student is 40 and 44
+    assert "| Student w/o distil. | 32.0 |" in page
+    assert "MSE against the others, points of AR@1 (p): Student w/o distil. +12.0 (0.11); RKD +9.0." in page
+    assert "6 of 7 trainings, 0.6 hours of training" in page
 
 
 # --- for real -----------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def make_demo(out: Path, accept: bool = True, validation: bool = True) -> dict[s
         "live": {**live, **names, "diagnostics": {"processed": "24", "last_refusal": "probability <0.5"}},
         "seconds": {"simulate": 12.0, "teach": 321.0, "localise": 40.5, "total": 373.5},
         "peak_process_memory_mb": 876,
-        "machine": {"cpus": 2, "processor": "A & B", "python": "3.11.2"},
+        "machine": {"processor": "A & B, 2 cores", "python": "3.11.2"},
     }
     _write_json(out / "summary.json", summary)
     return summary

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from training.benchmark import pictures, tables
 from training.benchmark.cells import ANSWERS, Workplace, load_answers
 from training.benchmark.suite import ALONE, TEACHER, Cell, Column, Table
+from training.benchmark.summary import summary
 from training.data.dataset import Keyframes
 from training.engine.descriptors import describe, preprocess_of
 from training.engine.runs import load_run
@@ -42,15 +43,17 @@ class Measured:
 
 
 def write_tables(place: Workplace) -> dict[str, tables.Filled]:
-    """Write ``tables/NAME.md`` and ``.csv`` and ``results.json``; returns the tables."""
+    """Write ``tables/NAME.md`` and ``.csv``, ``summary.md`` and ``results.json``; returns the tables with results."""
     folder = place.out / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     filled = {name: tables.fill(place, table) for name, table in place.suite.tables.items()}
+    filled = {name: table for name, table in filled.items() if table.table.columns}
     for name, table in filled.items():
         (folder / f"{name}.md").write_text(tables.markdown(table))
         (folder / f"{name}.csv").write_text(tables.comma_separated(table))
     results = {cell.name: place.result(cell) for cell in place.suite.cells()}
     (place.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (place.out / "summary.md").write_text(summary(place, filled))
     return filled
 
 

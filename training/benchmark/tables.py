@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.benchmark.cells import Workplace
 from training.benchmark.statistics import Difference, Estimate, gap_closed
@@ -38,8 +38,9 @@ class Filled:
     """A table with what was measured.
 
     Attributes:
+        table: with those of its columns in which a student is done.
         entries: row, then column's number, to the entry.
-        missing: cells that are not done.
+        missing: cells that are not done, in all its columns.
     """
 
     table: Table
@@ -60,6 +61,7 @@ def fill(place: Workplace, table: Table) -> Filled:
     """A table from the cells that are done."""
     entries: dict[str, list[Entry]] = {row: [] for row in (TEACHER, ALONE, *table.rows)}
     missing = 0
+    started = []
     for column in table.columns:
         found: dict[str, dict[str, Seeds]] = {}
         for row in entries:
@@ -69,9 +71,12 @@ def fill(place: Workplace, table: Table) -> Filled:
                 missing += result is None
                 for metric in METRICS if result else ():
                     found[row][metric][seed] = 100 * result[metric]  # type: ignore[index]
+        if not any(found[row]["ar1"] for row in table.rows):
+            continue
+        started.append(column)
         for row, measured in found.items():
             entries[row].append(_entry(row, column, measured, found))
-    return Filled(table, entries, missing)
+    return Filled(replace(table, columns=tuple(started)), entries, missing)
 
 
 def _entry(row: str, column: Column, measured: Mapping[str, Seeds], found: Mapping[str, Mapping[str, Seeds]]) -> Entry:
@@ -92,7 +97,7 @@ def markdown(filled: Filled) -> str:
     for column in table.columns:
         head += [f"{column.heading}: AR@1 %", "AR@1", "gain (p)", "gap closed, %"]
         head += ["paper: AR@1 % / AR@1"] if column.paper else []
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [line(head), line(["---"] * len(head))]
     for row, entries in filled.entries.items():
         cells = [row]
         for number, (column, entry) in enumerate(zip(table.columns, entries, strict=True)):
@@ -102,7 +107,7 @@ def markdown(filled: Filled) -> str:
             cells += [gain_text(entry.gain), interval_text(entry.closed)]
             if column.paper:
                 cells.append("–" if entry.paper is None else f"{entry.paper[0]:.1f} / {entry.paper[1]:.1f}")
-        lines.append(_line(cells))
+        lines.append(line(cells))
     notes = [table.note] if table.note else []
     if filled.missing:
         notes.append(f"{filled.missing} trainings of this table are not done.")
@@ -158,9 +163,10 @@ def gain_text(gain: Difference | None) -> str:
     return f"{gain.estimate.mean:+.1f}" + ("" if math.isnan(gain.p) else f" ({gain.p:.2g})")
 
 
+def line(cells: list[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def _marked(text: str, place: int) -> str:
     return {0: f"**{text}**", 1: f"_{text}_"}.get(place, text)
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 from training.demo.live import Live
 from training.demo.processes import node, parameters, ros_environment, run_command, run_together
 from training.demo.report import write_report
+from vpr_kd_ros.backends.devices import cpu_name
 from vpr_kd_ros.errors import ConfigError, MissingDependencyError
 from vpr_kd_ros.place_map import PlaceMap
 
@@ -220,7 +220,7 @@ class Demo:
             },
             "seconds": {**self._seconds, "total": round(seconds, 1)},
             "peak_process_memory_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
-            "machine": {"cpus": os.cpu_count(), "processor": _processor(), "python": platform.python_version()},
+            "machine": {"processor": cpu_name(), "python": platform.python_version()},
         }
 
 
@@ -245,10 +245,3 @@ def run_demo(out: Path, config: DemoConfig) -> dict[str, Any]:
     out.mkdir(parents=True)
     marker.write_text(json.dumps({"seed": config.seed, "mapped": config.mapped, "live": config.live}) + "\n")
     return Demo(out.resolve(), config).run()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
