@@ -32,9 +32,9 @@ def test_images_named_by_their_utm_position(tmp_path: Path) -> None:
     cv2.imwrite(str(folder / bare), np.zeros((32, 48, 3), dtype=np.uint8))
     (folder / "@3.5@4.5@.png").write_bytes(b"no image")
     (folder / "@east@north@.jpg").write_bytes(b"")
-    session_path, count, notices = ingest_dataset("utm-images", folder, tmp_path / "out", DatasetConfig("sf", "day"))
-    session = Session(session_path)
-    assert (count, session.name, session.region, session.condition) == (5, "database", "sf", "day")
+    (written,) = ingest_dataset("utm-images", folder, tmp_path / "out", DatasetConfig("sf", "day"))
+    session, notices = Session(written.path), written.notices
+    assert (written.keyframes, session.name, session.region, session.condition) == (5, "database", "sf", "day")
     assert session.info.drops == {"no UTM position in the name": 1, "unreadable": 1}
     assert any("2 images have no heading" in notice for notice in notices)
     order = {tuple(p[:2]): i for i, p in enumerate(session.positions.tolist())}
@@ -80,6 +80,23 @@ def test_robotcar_with_submaps(tmp_path: Path) -> None:
     assert np.abs(session.image(0)[16, 24].astype(int) - [200, 100, 30]).max() <= 5
     assert session.info.drops == {"no image near the submap in time": 1, "unreadable": 1}
     assert max(map(abs, session.info.offsets_ms)) > 900
+
+
+def test_areas_are_cut_out_of_a_run_with_a_margin_around_them(tmp_path: Path) -> None:
+    """Submaps stand every 10 m along a street to the north: 0 to 90."""
+    folder = robotcar_folder(tmp_path / "2014-05-19", 10)
+    box = "[620000.0, 5735040.0, 620001.0, 5735055.0]"
+    arguments = ["ingest-dataset", "--format", "robotcar", str(folder), "--out", str(tmp_path / "out")]
+    areas = ["--areas", f'{{"test": {box}, "nowhere": [0, 0, 1, 1]}}', "--area_margin_m", "12"]
+    assert main([*arguments, "--region", "oxford", *areas]) == 0
+    rest, test = Session(tmp_path / "out" / "2014-05-19"), Session(tmp_path / "out" / "test" / "2014-05-19-test")
+    assert ((rest.positions[:, 1] - 5_735_000) / 10).tolist() == [0, 1, 2, 7, 8, 9]
+    assert ((test.positions[:, 1] - 5_735_000) / 10).tolist() == [4, 5]
+    assert (rest.info.region, test.info.region) == ("oxford", "test")
+    assert test.info.drops == {"in another area": 8}
+    assert not (tmp_path / "out" / "nowhere").exists()
+    with pytest.raises(ConfigError, match="wants x min, y min"):
+        DatasetConfig("oxford", areas={"test": [1.0, 0.0, 0.0, 1.0]})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +160,7 @@ def test_boreas_puts_the_scan_ahead_of_the_car(tmp_path: Path) -> None:
         cv2.imwrite(str(folder / "camera" / f"{stamp + 20_000}.png"), picture)
     (folder / "applanix" / "lidar_poses.csv").write_text("\n".join(lines) + "\n")
     config = DatasetConfig("toronto", keyframe_distance_m=3.0)
-    session = Session(ingest_dataset("boreas", folder, tmp_path / "out", config)[0])
+    session = Session(ingest_dataset("boreas", folder, tmp_path / "out", config)[0].path)
     # 0.71 m a scan: every fifth is the first beyond 3 m; the last image lies after the last pose.
     numbers = [0, 5, 10, 15, 20, 25]
     assert session.stamps_ns.tolist() == [(START_US + i * 100_000 + 20_000) * 1000 for i in numbers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jsonargparse
 
 from training.commands._options import config_of
+from training.ingest.areas import BOXES_HELP, MARGIN_HELP
 from training.ingest.dataset_frames import DatasetConfig
 from training.ingest.datasets import FORMATS, ingest_dataset
 
@@ -30,13 +31,16 @@ def parser() -> jsonargparse.ArgumentParser:
     result.add_argument("--time_tolerance_s", type=float, default=0.1, help="robotcar: between an image and its submap")
     result.add_argument("--cloud_scale", type=float, default=1.0, help="robotcar: metres in a unit of the submaps")
     result.add_argument("--keyframe_distance_m", type=float, default=1.0, help="boreas: between keyframes")
+    result.add_argument("--areas", type=dict[str, list[float]] | None, default=None, help=BOXES_HELP)
+    result.add_argument("--area_margin_m", type=float, default=25.0, help=MARGIN_HELP)
     result.add_argument("--max_image_side_px", type=int | None, default=None, help="shrink longer images")
     return result
 
 
 def run(args: jsonargparse.Namespace) -> None:
-    """Write each folder's session and print what came of it."""
+    """Write each folder's sessions and print what came of it."""
     config = config_of(DatasetConfig, parser(), args)
     for folder in args.folders:
-        session, count, notices = ingest_dataset(args.format, folder, args.out, config)
-        print("\n".join([f"{session}: {count} keyframes", *(f"  NOTICE {notice}" for notice in notices)]))
+        for session in ingest_dataset(args.format, folder, args.out, config):
+            print(f"{session.path}: {session.keyframes} keyframes")
+            print("".join(f"  NOTICE {notice}\n" for notice in session.notices), end="")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from training.ingest.areas import BOXES_HELP, MARGIN_HELP, Areas
 from vpr_kd_ros.errors import ConfigError
 
 AUTO = "auto"
@@ -73,14 +74,8 @@ class IngestConfig:
     camera_info_topic: str = _option(
         AUTO, "for rectify, topic of CameraInfo; auto: camera_info beside the camera topic"
     )
-    areas: dict[str, list[float]] | None = _option(
-        None,
-        "name to [x min, y min, x max, y max], metres in the frame of the poses: keyframes in an area become a session "
-        "of their own, OUT/AREA/NAME-AREA, of the region AREA; keep such areas for validation and test",
-    )
-    area_margin_m: float = _option(
-        25.0, "keyframes outside an area but this near to it go into no session: what is tested on was not trained on"
-    )
+    areas: dict[str, list[float]] | None = _option(None, BOXES_HELP)
+    area_margin_m: float = _option(25.0, MARGIN_HELP)
     submap_m: float | None = _option(
         None,
         "join all scans within so many metres travelled before and after a keyframe into its cloud (default: one scan)",
@@ -103,7 +98,8 @@ class IngestConfig:
             raise ConfigError(
                 f"base_from_lidar has {len(self.base_from_lidar)} numbers; wants 6: x, y, z, roll, pitch, yaw"
             )
-        self._check_areas()
+        if self.cut.boxes and self.trajectory is None and self.pose_topic == NONE:
+            raise ConfigError("areas are given, and pose_topic is none: only poses tell what lies in them")
         if self.nav_origin is not None and not (
             len(self.nav_origin) == 3 and abs(self.nav_origin[0]) <= 90 and abs(self.nav_origin[1]) <= 360
         ):
@@ -122,13 +118,7 @@ class IngestConfig:
         if self.camera_topic == NONE:
             raise ConfigError("camera_topic is none; a session needs images")
 
-    def _check_areas(self) -> None:
-        if not self.area_margin_m >= 0:
-            raise ConfigError(f"area_margin_m is {self.area_margin_m}; it must not be negative")
-        for area, box in (self.areas or {}).items():
-            if not area.strip() or "/" in area or area.startswith("."):
-                raise ConfigError(f"areas: {area!r} cannot be the name of a folder")
-            if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-                raise ConfigError(f"areas: {area} is {box}; wants x min, y min, x max, y max")
-        if self.areas and self.trajectory is None and self.pose_topic == NONE:
-            raise ConfigError("areas are given, and pose_topic is none: only poses tell what lies in them")
+    @property
+    def cut(self) -> Areas:
+        """What is cut out of the drive."""
+        return Areas(self.areas or {}, self.area_margin_m)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.ingest.areas import Areas
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Pose
 
@@ -24,6 +25,7 @@ class DatasetConfig:
         cloud_scale: metres in a unit of the submaps; PointNetVLAD's are scaled to -1 .. 1, each by itself.
         max_image_side_px: shrink images whose longer side is longer.
         keyframe_distance_m: Boreas: a keyframe wherever the car is this far from the last one.
+        areas, area_margin_m: what is cut out of each drive, see ``training.ingest.areas``.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -35,12 +37,20 @@ class DatasetConfig:
     cloud_scale: float = 1.0
     max_image_side_px: int | None = None
     keyframe_distance_m: float = 1.0
+    areas: dict[str, list[float]] | None = None
+    area_margin_m: float = 25.0
+
+    @property
+    def cut(self) -> Areas:
+        """What is cut out of each drive."""
+        return Areas(self.areas or {}, self.area_margin_m)
 
     def __post_init__(self) -> None:
         if not (self.cloud_scale > 0 and self.keyframe_distance_m > 0 and self.time_tolerance_s >= 0):
             raise ConfigError("cloud_scale and keyframe_distance_m must be positive, time_tolerance_s not negative")
         if self.max_image_side_px is not None and self.max_image_side_px < 16:
             raise ConfigError(f"max_image_side_px is {self.max_image_side_px}; it must be 16 or more")
+        _ = self.cut  # says what is wrong with the areas
 
 
 @dataclass(frozen=True)

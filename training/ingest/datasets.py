@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training.ingest.areas import ELSEWHERE
 from training.ingest.boreas import boreas
 from training.ingest.dataset_frames import DatasetConfig, Found, Frame
 from training.ingest.keyframes import shrink
@@ -33,17 +35,21 @@ CAMERA = Path("stereo") / "centre"
 MICROSECOND_NS = 1000
 
 
-def ingest_dataset(
-    kind: str, folder: str | Path, out: str | Path, config: DatasetConfig
-) -> tuple[Path, int, list[str]]:
-    """Write the folder as the session ``out/NAME``, named as the folder.
+@dataclass(frozen=True)
+class Written:
+    """A session that came of a folder: where it is, its number of keyframes, and what the owner should know."""
 
-    Returns:
-        The session's folder, its number of keyframes, and what the owner should know.
+    path: Path
+    keyframes: int
+    notices: list[str]
+
+
+def ingest_dataset(kind: str, folder: str | Path, out: str | Path, config: DatasetConfig) -> list[Written]:
+    """Write the folder as the session ``out/NAME``, named as the folder, and one more for each area it comes into.
 
     Raises:
         ConfigError: there is no such kind of data set.
-        DataError: the folder is not of the kind, nothing in it can be read, or the session exists.
+        DataError: the folder is not of the kind, nothing in it can be read, or a session exists.
     """
     if kind not in FORMATS:
         raise ConfigError(f"format {kind!r}; known: {', '.join(FORMATS)}")
@@ -51,20 +57,37 @@ def ingest_dataset(
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
     found = FORMATS[kind](folder, config)
-    info = SessionInfo(folder.name, config.region, config.condition, "utm", [{"dataset": kind, "folder": str(folder)}])
+    positions = np.array([frame.pose.position for frame in found.frames]).reshape(-1, 3)
+    written = []
+    for part in config.cut.parts(folder.name, config.region):
+        inside = config.cut.inside(part, positions)
+        if inside.any():
+            frames = [frame for frame, kept in zip(found.frames, inside, strict=True) if kept]
+            drops = found.drops + Counter({ELSEWHERE: int((~inside).sum())})
+            info = SessionInfo(
+                part.name, part.region, config.condition, "utm", [{"dataset": kind, "folder": str(folder)}]
+            )
+            written.append(_write(Path(out) / part.folder, info, replace(found, frames=frames, drops=drops), config))
+    if not written:
+        raise DataError(f"{folder}: no keyframe could be read: {dict(found.drops)}")
+    return written
+
+
+def _write(path: Path, info: SessionInfo, found: Found, config: DatasetConfig) -> Written:
     drops = Counter(found.drops)
     first_error = ""
-    with SessionWriter(Path(out) / folder.name, info) as writer:
-        for frame in tqdm(found.frames, desc=folder.name, unit="keyframe", leave=False):
+    with SessionWriter(path, info) as writer:
+        for frame in tqdm(found.frames, desc=info.name, unit="keyframe", leave=False):
             error = _add(writer, frame, config)
             drops["unreadable"] += error != ""
             first_error = first_error or error
         if len(writer) == 0:
-            raise DataError(f"{folder}: no keyframe could be read: {dict(drops)} {first_error}")
+            raise DataError(f"{path}: no keyframe could be read: {dict(drops)} {first_error}")
         drops = +drops
         writer.note(drops, found.offsets_ms)
         notices = [*found.notices, *([f"{drops['unreadable']} unreadable: {first_error}"] if first_error else [])]
-        return writer.path, len(writer), [*notices, *(f"dropped, {why}: {count}" for why, count in drops.items())]
+        notices += [f"dropped, {why}: {count}" for why, count in drops.items()]
+        return Written(writer.path, len(writer), notices)
 
 
 def _add(writer: SessionWriter, frame: Frame, config: DatasetConfig) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.ingest.areas import Part, parts_of, restrict
+from training.ingest.areas import Part
 from training.ingest.bag import Bag
 from training.ingest.config import AUTO, IngestConfig
 from training.ingest.frames import Extrinsic, find_extrinsic
@@ -63,7 +63,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig, progress:
         roles = choose_topics(bag.topics, config)
         provenance = Provenance(bag, config)
         region = bag.path.resolve().parent.name if config.region == AUTO else config.region
-        parts = parts_of(config.name or session_name(bag.path), region, config)
+        parts = config.cut.parts(config.name or session_name(bag.path), region)
         # What is there already must not be overwritten; where the drive never came into an area, nothing is.
         outcomes = [
             _left_alone(folder, provenance) for part in parts if (folder := Path(output) / part.folder).exists()
@@ -76,7 +76,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig, progress:
             ingestion = _Ingestion(bag, roles, config, found, _extrinsic(roles, found, config), rectifier, progress)
             selection = ingestion.select()
             for part in parts:
-                chosen = restrict(selection, part, config.areas or {}, config.area_margin_m)
+                chosen = selection.only(config.cut.inside(part, selection.positions))
                 if len(chosen) and not (Path(output) / part.folder).exists():
                     outcomes.append(ingestion.write(part, Path(output) / part.folder, chosen, source.result()))
         if not outcomes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from training.ingest.areas import ELSEWHERE
 from training.ingest.config import IngestConfig
 from training.ingest.scan import Scan
 from vpr_kd_ros.geometry import Floats, Ints, yaw_from_quaternion
@@ -40,6 +42,21 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def only(self, inside: NDArray[np.bool_]) -> Selection:
+        """The keyframes that are ``inside``, (K,) bool; the others count as dropped, in another area."""
+        if inside.all():
+            return self
+        return replace(
+            self,
+            images=self.images[inside],
+            clouds=self.clouds[inside],
+            stamps_ns=self.stamps_ns[inside],
+            cloud_stamps_ns=self.cloud_stamps_ns[inside],
+            positions=self.positions[inside],
+            quaternions=self.quaternions[inside],
+            drops=self.drops + Counter({ELSEWHERE: int((~inside).sum())}),
+        )
 
 
 def select_keyframes(scan: Scan, config: IngestConfig) -> Selection:
