@@ -17,10 +17,15 @@ from vpr_kd_ros.geometry import Floats
 
 ELSEWHERE = "in another area"
 BOXES_HELP = (
-    "name to [x min, y min, x max, y max], metres in the frame of the poses: keyframes in an area become a session "
-    "of their own, OUT/AREA/NAME-AREA, of the region AREA; keep such areas for validation and test"
+    "name to [x min, y min, x max, y max], metres in the frame of the poses, and four more numbers for each further "
+    "box of the area: keyframes in an area become a session of their own, OUT/AREA/NAME-AREA, of the region AREA; keep "
+    "such areas for validation and test"
 )
 MARGIN_HELP = "keyframes outside an area but this near to it go into no session: what is tested on was not trained on"
+
+
+Box = Sequence[float]
+"""x min, y min, x max, y max, metres in the frame of the poses."""
 
 
 @dataclass(frozen=True)
@@ -30,53 +35,63 @@ class Part:
     Attributes:
         name, region: of the session.
         folder: of the session, below the output folder.
-        box: x min, y min, x max, y max of its area, metres; None for what lies in no area.
+        boxes: its area, x min, y min, x max, y max each, metres; none for what lies in no area.
     """
 
     name: str
     region: str
     folder: str
-    box: Sequence[float] | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Boxes that are cut out of every drive.
+    """What is cut out of every drive.
 
     Attributes:
-        boxes: name to x min, y min, x max, y max, metres in the frame of the poses.
+        corners: name to the numbers of its boxes, one box after the other.
         margin_m: keyframes in no box but this near to one belong to no part.
 
     Raises:
         ConfigError: a name is none of a folder, a box has no extent, or the margin is negative.
     """
 
-    boxes: Mapping[str, Sequence[float]]
+    corners: Mapping[str, Sequence[float]]
     margin_m: float
 
     def __post_init__(self) -> None:
         if not self.margin_m >= 0:
             raise ConfigError(f"area_margin_m is {self.margin_m}; it must not be negative")
-        for area, box in self.boxes.items():
+        for area, corners in self.corners.items():
             if not area.strip() or "/" in area or area.startswith("."):
                 raise ConfigError(f"areas: {area!r} cannot be the name of a folder")
-            if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-                raise ConfigError(f"areas: {area} is {box}; wants x min, y min, x max, y max")
+            boxes = _boxes(corners)
+            if not boxes or any(len(box) != 4 or box[0] >= box[2] or box[1] >= box[3] for box in boxes):
+                raise ConfigError(f"areas: {area} is {corners}; wants x min, y min, x max, y max of each box")
 
     def parts(self, name: str, region: str) -> list[Part]:
         """A drive's sessions: ``NAME`` of what lies in no area, and ``AREA/NAME-AREA`` for each, of the region AREA."""
-        cut = [Part(f"{name}-{area}", area, f"{area}/{name}-{area}", box) for area, box in self.boxes.items()]
+        cut = [
+            Part(f"{name}-{area}", area, f"{area}/{name}-{area}", _boxes(corners))
+            for area, corners in self.corners.items()
+        ]
         return [Part(name, region, name), *cut]
 
     def inside(self, part: Part, positions: Floats) -> NDArray[np.bool_]:
         """Which of (N, 3) positions in metres are the part's, (N,)."""
-        if part.box is not None:
-            return _within(positions, part.box, 0.0)
-        near = [_within(positions, box, self.margin_m) for box in self.boxes.values()]
-        return ~np.any(near, axis=0) if near else np.ones(len(positions), dtype=bool)
+        if part.boxes:
+            return _within(positions, part.boxes, 0.0)
+        return ~_within(positions, [box for corners in self.corners.values() for box in _boxes(corners)], self.margin_m)
 
 
-def _within(positions: Floats, box: Sequence[float], margin_m: float) -> NDArray[np.bool_]:
-    x, y = positions[:, 0], positions[:, 1]
-    across = (x >= box[0] - margin_m) & (x <= box[2] + margin_m)
-    return np.asarray(across & (y >= box[1] - margin_m) & (y <= box[3] + margin_m))
+def _boxes(corners: Sequence[float]) -> tuple[Box, ...]:
+    return tuple(corners[i : i + 4] for i in range(0, len(corners), 4))
+
+
+def _within(positions: Floats, boxes: Sequence[Box], margin_m: float) -> NDArray[np.bool_]:
+    """Which positions lie in one of the boxes, or within the margin around it."""
+    inside = np.zeros(len(positions), dtype=bool)
+    for box in boxes:
+        low, high = np.array(box[:2]) - margin_m, np.array(box[2:]) + margin_m
+        inside |= ((positions[:, :2] >= low) & (positions[:, :2] <= high)).all(axis=1)
+    return inside

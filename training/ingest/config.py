@@ -98,7 +98,7 @@ class IngestConfig:
             raise ConfigError(
                 f"base_from_lidar has {len(self.base_from_lidar)} numbers; wants 6: x, y, z, roll, pitch, yaw"
             )
-        if self.cut.boxes and self.trajectory is None and self.pose_topic == NONE:
+        if self.cut.corners and self.trajectory is None and self.pose_topic == NONE:
             raise ConfigError("areas are given, and pose_topic is none: only poses tell what lies in them")
         if self.nav_origin is not None and not (
             len(self.nav_origin) == 3 and abs(self.nav_origin[0]) <= 90 and abs(self.nav_origin[1]) <= 360
