@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.tiny import picture
 from training.data.dataset import Keyframes
@@ -142,3 +144,18 @@ def test_a_gpu_normalises_as_the_cpu_does() -> None:
     images = [picture(i, 50, 70) for i in range(5)]
     found = BatchInput(Preprocess(16, 24), torch.device("cuda"))(images)
     assert torch.equal(found.cpu(), BatchInput(Preprocess(16, 24), CPU)(images))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_batch_holds_the_normalised_pixels_whatever_the_sizes(data: st.DataObject) -> None:
+    sizes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+    height, width = data.draw(sizes)
+    preprocess = Preprocess(height, width, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    images = [picture(i, *data.draw(st.one_of(sizes, st.just((height, width))))) for i in range(2)]
+    padded = np.zeros((*images[1].shape[:2], 5), dtype=np.uint8)[:, :, :3]
+    padded[:] = images[1]
+    images[0].flags.writeable = False
+    found = BatchInput(preprocess, CPU)([images[0], padded])
+    wanted = torch.stack([preprocess(image) for image in images])
+    assert torch.equal(found, wanted)

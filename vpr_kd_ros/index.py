@@ -2,7 +2,7 @@
 
 The exact index reads all descriptors for each query, at the memory's speed; a map's are in float16: 128 MB for 250 000
 places of 256 dimensions. The approximate one (an inverted file: Sivic and Zisserman, Video Google, 2003; IVF in FAISS)
-sorts them into 2 sqrt(N) cells and reads only the ``PROBES`` cells nearest to the query: the similarities that it gives
+sorts them into 4 sqrt(N) cells and reads only the ``PROBES`` cells nearest to the query: the similarities that it gives
 are the same, but it may miss a place. ``benchmarks/search.py`` measures both.
 """
 
@@ -23,9 +23,9 @@ Descriptors = NDArray[np.float32]
 SEARCHES = ("auto", "exact", "approximate")
 EXACT_UP_TO = 250_000
 """Places that ``auto`` searches exactly."""
-PROBES = 64
+PROBES = 96
 _MIN_APPROXIMATE = 1000
-_TRAINING_PER_CELL = 64
+_TRAINING_PER_CELL = 32
 _ITERATIONS = 6
 _BLOCK = 50_000
 
@@ -166,7 +166,7 @@ def _half_flat(descriptor_dim: int) -> Any:
 def _inverted_file(descriptors: NDArray[np.floating[Any]]) -> Any:
     """An empty inverted file whose cells fit these descriptors, (N, D)."""
     count, dim = descriptors.shape
-    cells = 2 * round(count**0.5)
+    cells = 4 * round(count**0.5)
     coarse: Any = faiss.IndexFlatIP(dim)
     # Cells keep descriptors, not differences from the cell's centre: similarities stay those of the exact search.
     index = faiss.IndexIVFScalarQuantizer(
@@ -176,7 +176,7 @@ def _inverted_file(descriptors: NDArray[np.floating[Any]]) -> Any:
     index.own_fields = True
     index.nprobe = min(PROBES, cells)
     index.cp.niter, index.cp.seed = _ITERATIONS, 1
-    index.cp.max_points_per_centroid = _TRAINING_PER_CELL
+    index.cp.max_points_per_centroid = index.cp.min_points_per_centroid = _TRAINING_PER_CELL
     every = max(1, count // (cells * _TRAINING_PER_CELL))
     index.train(np.ascontiguousarray(descriptors[::every], dtype=np.float32))
     # Places are looked up and removed by their id.

@@ -6,10 +6,12 @@ carries the settings it was trained with.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from vpr_kd_ros.errors import DataError
 
 RESIZER = "torch.interpolate(bilinear, antialias, uint8)"
+
+# The images of messages are read-only, and are only read here.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,21 @@ class Preprocess:
 
     def resize(self, image: NDArray[np.uint8]) -> torch.Tensor:
         """Resize one RGB image, (H, W, 3) uint8, to (3, height, width) uint8."""
+        return torch.from_numpy(self.resize_interleaved(image)).permute(2, 0, 1).contiguous()
+
+    def resize_interleaved(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """``resize`` to (height, width, 3), as pixels lie in images; an image of that size may be returned itself."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise DataError(f"preprocess: wants an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        # from_numpy warns on read-only views (ROS messages); interpolate only reads, and a copy costs little.
-        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
+        image = np.ascontiguousarray(image)
         if image.shape[:2] == (self.height, self.width):
-            return pixels.contiguous()
-        return torch.nn.functional.interpolate(
-            pixels[None], size=(self.height, self.width), mode="bilinear", antialias=True, align_corners=False
-        )[0]
+            return image
+        # Made a batch before it is permuted, torch knows that the channels are last; else it would sort them first.
+        pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(
+            pixels, size=(self.height, self.width), mode="bilinear", antialias=True, align_corners=False
+        )
+        return np.asarray(resized[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
 
     def normalise(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalise (..., 3, height, width) uint8 to float32, on the batch's device."""
@@ -103,9 +114,10 @@ class Preprocess:
 class BatchInput:
     """Images to network input, in buffers that are used again for the next batch.
 
-    On the CPU each resized image is normalised straight into its row of the batch. For a CUDA device the resized bytes,
-    a quarter of the size, are gathered in pinned memory, sent at once, and normalised there. Both compute as
-    ``Preprocess.normalise`` does. The CPU resizes everywhere: its pixels are those that the student learnt from.
+    On the CPU each resized image is normalised straight into its row of the batch, by a table of the 256 values of each
+    channel. For a CUDA device the resized bytes, a quarter of the size, are gathered in pinned memory, sent at once,
+    and normalised there. Both give what ``Preprocess.normalise`` does. The CPU resizes everywhere: its pixels are those
+    that the student learnt from.
 
     Args:
         preprocess: of the student.
@@ -118,6 +130,8 @@ class BatchInput:
         self._mean, self._scale = preprocess._mean_and_scale(device)
         self._batch = torch.empty(0)
         self._pinned = self._pixels = torch.empty(0, dtype=torch.uint8)
+        self._tables = list(preprocess.normalise(torch.arange(256, dtype=torch.uint8).repeat(3, 1, 1)).numpy())
+        self._planes = [np.empty((preprocess.height, preprocess.width), dtype=np.uint8) for _ in range(3)]
 
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Network input, (B, 3, height, width) float32 on the device, of RGB images, each (H, W, 3) uint8.
@@ -131,14 +145,15 @@ class BatchInput:
         self._reserve(len(images))
         batch = self._batch[: len(images)]
         if self._device.type == "cpu":
-            for row, image in zip(batch, images, strict=True):
-                torch.sub(self._preprocess.resize(image), self._mean, out=row)
-        else:
-            for row, image in zip(self._pinned, images, strict=False):
-                row.copy_(self._preprocess.resize(image))
-            pixels = self._pixels[: len(images)].copy_(self._pinned[: len(images)], non_blocking=True)
-            torch.sub(pixels, self._mean, out=batch)
-        return batch.mul_(self._scale)
+            for row, image in zip(batch.numpy(), images, strict=True):
+                cv2.split(self._preprocess.resize_interleaved(image), self._planes)
+                for plane, table, normalised in zip(self._planes, self._tables, row, strict=True):
+                    cv2.LUT(plane, table, dst=normalised)
+            return batch
+        for row, image in zip(self._pinned, images, strict=False):
+            row.copy_(self._preprocess.resize(image))
+        pixels = self._pixels[: len(images)].copy_(self._pinned[: len(images)], non_blocking=True)
+        return torch.sub(pixels, self._mean, out=batch).mul_(self._scale)
 
     def _reserve(self, images: int) -> None:
         if len(self._batch) < images:

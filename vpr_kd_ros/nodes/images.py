@@ -10,6 +10,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from vpr_kd_ros.bag_topics import TopicQos
+from vpr_kd_ros.nodes.listening import Listener
 from vpr_kd_ros.nodes.topics import published_topics, qos_profile
 
 TRANSPORTS = ("raw", "compressed")
@@ -27,6 +28,13 @@ def subscribe_images(node: Node, transport: str, callback: Callable[[Any], None]
     """Subscribe to ``image`` as the transport says, best effort, keeping the ``depth`` newest images."""
     message_type = CompressedImage if transport == "compressed" else Image
     return node.create_subscription(message_type, image_topic(node, transport), callback, qos_profile(IMAGE_QOS, depth))
+
+
+def listen_for_images(node: Node, transport: str, callback: Callable[[bytes], None]) -> Listener:
+    """Have the serialized bytes of the newest image of ``image``; for ``vpr_kd_ros.serialized_images``."""
+    message_type = CompressedImage if transport == "compressed" else Image
+    topic = image_topic(node, transport)
+    return Listener(node, message_type, topic, callback, qos_profile(IMAGE_QOS, depth=1), serialized=True)
 
 
 def why_no_image(node: Node, transport: str) -> str:

@@ -33,7 +33,8 @@ from vpr_kd_ros.match import Match
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.device import free_device_memory
-from vpr_kd_ros.nodes.images import TRANSPORTS, subscribe_images, why_no_image
+from vpr_kd_ros.nodes.images import TRANSPORTS, listen_for_images, why_no_image
+from vpr_kd_ros.nodes.listening import Listener
 from vpr_kd_ros.nodes.markers import belief_marker, match_markers, match_picture, places_marker, route_marker
 from vpr_kd_ros.nodes.newest import NewestWorker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
@@ -44,6 +45,7 @@ from vpr_kd_ros.nodes.transforms import MapFromOdomBroadcaster, map_from_odom
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
+from vpr_kd_ros.serialized_images import read_compressed_image, read_image
 from vpr_kd_ros.student import Student
 from vpr_kd_ros.verification import VerificationConfig
 
@@ -94,7 +96,7 @@ class LocalizerParameters(StudentParameters):
 
 @dataclass(frozen=True)
 class _Received:
-    message: Any
+    serialized: bytes
     monotonic_s: float
 
 
@@ -124,8 +126,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         super().__init__("localizer", LocalizerParameters)
         self._localizer: Localizer | None = None
         self._worker: NewestWorker[_Received] | None = None
-        self._image_subscription: Any = None
-        self._odometry_subscription: Any = None
+        self._listeners: list[Listener] = []
         self._odometry = PoseBuffer(max_gap_s=ODOMETRY_GAP_S)
         self._odometry_frame = ""
         self._odometry_arrived = threading.Condition()
@@ -174,16 +175,14 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             self._localizer.reset()
         if self._uses_odometry:
             qos = qos_profile(TopicQos(reliable=False, depth=100))
-            self._odometry_subscription = self.create_subscription(Odometry, "odom", self._on_odometry, qos)
+            self._listeners.append(Listener(self, Odometry, "odom", self._on_odometry, qos))
         self._worker = NewestWorker(self._process, self.config.max_rate_hz)
-        self._image_subscription = subscribe_images(self, self.config.image_transport, self._on_image)
+        self._listeners.append(listen_for_images(self, self.config.image_transport, self._on_image))
 
     def deactivate(self) -> None:
         """Unsubscribe and finish the image in work."""
-        for subscription in (self._image_subscription, self._odometry_subscription):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self._image_subscription = self._odometry_subscription = None
+        while self._listeners:
+            self._listeners.pop().stop()
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
@@ -246,10 +245,10 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
     # --- callbacks ---------------------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Any) -> None:
+    def _on_image(self, serialized: bytes) -> None:
         self._tally.received.tick()
         if self._worker is not None:
-            self._worker.put(_Received(message, time.monotonic()))
+            self._worker.put(_Received(serialized, time.monotonic()))
 
     def _on_odometry(self, message: Odometry) -> None:
         self._tally.odometry.tick()
@@ -317,12 +316,14 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         if localizer is None:
             return
         try:
-            image = image_from_message(received.message)
-            stamp = stamp_ns(received.message.header)
+            compressed = self.config.image_transport == "compressed"
+            message = (read_compressed_image if compressed else read_image)(received.serialized)
+            image = image_from_message(message)
+            stamp = stamp_ns(message.header)
             odometry = self._odometry_at(stamp) if self._uses_odometry else None
             with self._localising:
                 match = localizer.localise(image, stamp, odometry)
-            self._publish(match, image, received.message.header.frame_id, localizer)
+            self._publish(match, image, message.header.frame_id, localizer)
             self._publish_transform(match, odometry, localizer.place_map.frame_id)
         except DataError as error:
             self._drop(tally, str(error))
