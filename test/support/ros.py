@@ -148,7 +148,7 @@ class Graph:
             if publisher.topic_name == topic:
                 wait_until(publisher.get_subscription_count, f"a match with the subscriber of {topic}")
 
-    def repeat_until(self, action: Callable[[], None], condition: Callable[[], Any], what: str) -> Any:
+    def repeat_until(self, action: Callable[[], object], condition: Callable[[], Any], what: str) -> Any:
         """Do something every half second until a condition comes true, and return its value."""
         end = time.monotonic() + 60.0
         while time.monotonic() < end:

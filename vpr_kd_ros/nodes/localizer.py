@@ -1,6 +1,8 @@
 """Tells from a camera image where in the map the robot is.
 
 ros2 run vpr_kd_ros localizer --ros-args -p student:=student.pt2 -p map:=town_map -r image:=/camera/image_raw
+
+With several cameras, ``-p cameras:="[front=/front/image_raw, rear=/rear/image_raw]"`` instead of the last.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,7 @@ from vpr_kd_ros.geometry import Floats, Pose
 from vpr_kd_ros.index import SEARCHES
 from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig
 from vpr_kd_ros.match import Match
-from vpr_kd_ros.nodes import base
+from vpr_kd_ros.nodes import base, cameras
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.device import free_device_memory
 from vpr_kd_ros.nodes.images import TRANSPORTS, listen_for_images, why_no_image
@@ -43,7 +47,6 @@ from vpr_kd_ros.nodes.students import StudentParameters, load_student
 from vpr_kd_ros.nodes.topics import qos_profile
 from vpr_kd_ros.nodes.transforms import MapFromOdomBroadcaster, map_from_odom
 from vpr_kd_ros.parameters import parameter
-from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
 from vpr_kd_ros.serialized_images import read_compressed_image, read_image
 from vpr_kd_ros.student import Student
@@ -61,6 +64,7 @@ class LocalizerParameters(StudentParameters):
     """Parameters of the localizer."""
 
     map: str = parameter("", "the place map, a folder that the mapper saved with the same student")
+    cameras: tuple[str, ...] = parameter((), cameras.DESCRIPTION)
     min_probability: float = parameter(0.9, "accept a match from this probability of being right on", low=0.0, high=1.0)
     min_similarity: float = parameter(
         -1.0, "and from this similarity on; -1: no limit, for students that carry a calibration", low=-1.0, high=1.0
@@ -89,13 +93,16 @@ class LocalizerParameters(StudentParameters):
     publish_tf: bool = parameter(
         False, "publish the transform from the map to the odometry's frame with each accepted match; needs tf2_ros"
     )
-    max_rate_hz: float = parameter(0.0, "process at most so many images a second; 0: as many as it can", low=0.0)
+    max_rate_hz: float = parameter(
+        0.0, "process at most so many images a second of each camera; 0: as many as it can", low=0.0
+    )
     image_timeout_s: float = parameter(2.0, "warn when no image came for this long, seconds", low=0.1)
     image_transport: str = parameter("raw", "raw, or compressed for TOPIC/compressed", choices=TRANSPORTS)
 
 
 @dataclass(frozen=True)
 class _Received:
+    camera: str
     serialized: bytes
     monotonic_s: float
 
@@ -103,8 +110,8 @@ class _Received:
 class _Tally:
     """What the diagnostics report."""
 
-    def __init__(self) -> None:
-        self.received = Rate()
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.received = {camera: Rate() for camera in names}
         self.processed = Rate()
         self.odometry = Rate()
         self.without_odometry = 0
@@ -126,11 +133,12 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         super().__init__("localizer", LocalizerParameters)
         self._localizer: Localizer | None = None
         self._worker: NewestWorker[_Received] | None = None
+        self._cameras: dict[str, str] = {}
         self._listeners: list[Listener] = []
         self._odometry = PoseBuffer(max_gap_s=ODOMETRY_GAP_S)
         self._odometry_frame = ""
         self._odometry_arrived = threading.Condition()
-        self._last_stamp_ns = 0
+        self._last_stamps_ns: dict[str, int] = {}
         # A reset must not come while an image is in work.
         self._localising = threading.Lock()
         self._tally = _Tally()
@@ -153,6 +161,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         for name in ("student", "map"):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
+        self._cameras = cameras.parse_cameras(config.cameras)
         if config.publish_tf and self._broadcaster is None:
             self._broadcaster = MapFromOdomBroadcaster(self)
         student = load_student(self)
@@ -162,13 +171,13 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._localizer = localizer
         self.logger.info(
             f"student {student.metadata.name!r} ({student.metadata.method}, {student.runtime}), "
-            f"map {config.map}: {len(localizer.place_map)} places in frame {localizer.place_map.frame_id!r}, "
+            f"map {config.map}: {_sizes(localizer)} in frame {localizer.place_map.frame_id!r}, "
             f"{'approximate' if localizer.place_map.approximate else 'exact'} search"
         )
 
     def activate(self) -> None:
         """Subscribe to the images, and to the odometry where the mode or the transform needs it."""
-        self._tally = _Tally()
+        self._tally = _Tally(self._cameras)
         self._odometry.clear()
         self._route.clear()
         if self._localizer is not None:
@@ -177,7 +186,9 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             qos = qos_profile(TopicQos(reliable=False, depth=100))
             self._listeners.append(Listener(self, Odometry, "odom", self._on_odometry, qos))
         self._worker = NewestWorker(self._process, self.config.max_rate_hz)
-        self._listeners.append(listen_for_images(self, self.config.image_transport, self._on_image))
+        for camera, topic in self._cameras.items():
+            callback = partial(self._on_image, camera)
+            self._listeners.append(listen_for_images(self, self.config.image_transport, callback, topic))
 
     def deactivate(self) -> None:
         """Unsubscribe and finish the image in work."""
@@ -211,7 +222,8 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         assert worker is not None
         assert localizer is not None
         values: dict[str, Any] = {
-            "received": tally.received.count,
+            "received": sum(rate.count for rate in tally.received.values()),
+            **{f"{camera}_rate_hz": rate.hertz for camera, rate in tally.received.items() if camera},
             "processed": tally.processed.count,
             "accepted": tally.accepted,
             "dropped_for_newer": worker.replaced,
@@ -222,7 +234,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             "age_of_reception_p50_s": tally.age_of_reception.percentile(50),
             "age_of_reception_p99_s": tally.age_of_reception.percentile(99),
             **{f"{step}_p50_ms": window.percentile(50) * 1e3 for step, window in dict(tally.steps).items()},
-            "map_places": len(localizer.place_map),
+            "map_places": sum(len(place_map) for place_map in localizer.maps.values()),
             "last_refusal": tally.last_refusal,
             "mode": self.config.mode,
         }
@@ -235,8 +247,12 @@ class LocalizerNode(VprNode[LocalizerParameters]):
                 "without_odometry": tally.without_odometry,
                 "transforms": tally.transforms,
             }
-        if tally.received.silent_s() > self.config.image_timeout_s:
-            silence = why_no_image(self, self.config.image_transport)
+        # A camera that fails is named; the others go on.
+        if silence := "; ".join(
+            cameras.prefixed(camera, why_no_image(self, self.config.image_transport, self._cameras[camera]))
+            for camera, rate in tally.received.items()
+            if rate.silent_s() > self.config.image_timeout_s
+        ):
             self.logger.warning(silence, throttle_duration_sec=10.0)
             return WARN, silence, values
         if tally.drops.total:
@@ -245,10 +261,10 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
     # --- callbacks ---------------------------------------------------------------------------------------------------
 
-    def _on_image(self, serialized: bytes) -> None:
-        self._tally.received.tick()
+    def _on_image(self, camera: str, serialized: bytes) -> None:
+        self._tally.received[camera].tick()
         if self._worker is not None:
-            self._worker.put(_Received(serialized, time.monotonic()))
+            self._worker.put(_Received(camera, serialized, time.monotonic()), camera)
 
     def _on_odometry(self, message: Odometry) -> None:
         self._tally.odometry.tick()
@@ -276,12 +292,12 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         with self._lock:
             self._marker_subscribers = 0
         response.success = True
-        response.message = f"{self.config.map}: {len(self._localizer.place_map)} places"
+        response.message = f"{self.config.map}: {_sizes(self._localizer)}"
         self.logger.info(f"map reloaded: {response.message}")
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._tally = _Tally()
+        self._tally = _Tally(self._cameras)
         self._route.clear()
         response.success = True
         response.message = "counts and statistics start again"
@@ -294,10 +310,10 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
     def _with_map(self, student: Student) -> Localizer:
         config = self.config
-        place_map = PlaceMap.load(Path(config.map).expanduser(), student.metadata.fingerprint, config.search)
+        folder = Path(config.map).expanduser()
         return Localizer(
             student,
-            place_map,
+            cameras.load_maps(folder, self._cameras, student.metadata.fingerprint, config.search),
             LocalizerConfig(
                 candidates=config.candidates,
                 min_probability=config.min_probability,
@@ -320,13 +336,13 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             message = (read_compressed_image if compressed else read_image)(received.serialized)
             image = image_from_message(message)
             stamp = stamp_ns(message.header)
-            odometry = self._odometry_at(stamp) if self._uses_odometry else None
+            odometry = self._odometry_at(stamp, received.camera) if self._uses_odometry else None
             with self._localising:
-                match = localizer.localise(image, stamp, odometry)
+                match = localizer.localise(image, stamp, odometry, received.camera)
             self._publish(match, image, message.header.frame_id, localizer)
             self._publish_transform(match, odometry, localizer.place_map.frame_id)
         except DataError as error:
-            self._drop(tally, str(error))
+            self._drop(tally, cameras.prefixed(received.camera, str(error)))
             return
         except Exception:
             self._drop(tally, f"a defect of ours:\n{traceback.format_exc()}")
@@ -340,13 +356,14 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         for step, seconds in match.seconds.items():
             tally.steps.setdefault(step, Window()).add(seconds)
 
-    def _odometry_at(self, stamp: int) -> Pose | None:
+    def _odometry_at(self, stamp: int, camera: str) -> Pose | None:
         """The robot's pose in the odometry's frame when the image was taken; None where there is none."""
         with self._odometry_arrived:
-            if stamp < self._last_stamp_ns:
+            if stamp < self._last_stamps_ns.get(camera, stamp):
                 # Time jumped back: the poses kept are of another drive.
                 self._odometry.clear()
-            self._last_stamp_ns = stamp
+                self._last_stamps_ns.clear()
+            self._last_stamps_ns[camera] = stamp
 
             def found() -> Pose | Missing | None:
                 pose = self._odometry.at(stamp)
@@ -388,7 +405,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         else:
             self._marker_subscribers = 0
         if self._picture.get_subscription_count():
-            thumbnail = None if match.place_id is None else place_map.thumbnail(match.place_id)
+            thumbnail = None if match.place_id is None else localizer.maps[match.camera].thumbnail(match.place_id)
             self._picture.publish(match_picture(image, thumbnail, match, camera_frame))
 
     def _publish_transform(self, match: Match, odometry: Pose | None, map_frame: str) -> None:
@@ -398,6 +415,10 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         pose = map_from_odom(match.pose, odometry)
         self._broadcaster.send(pose, match.stamp_ns, map_frame, self._odometry_frame)
         self._tally.transforms += 1
+
+
+def _sizes(localizer: Localizer) -> str:
+    return ", ".join(cameras.prefixed(name, f"{len(place_map)} places") for name, place_map in localizer.maps.items())
 
 
 def _candidates_cloud(match: Match, frame_id: str) -> PointCloud2:

@@ -2,6 +2,8 @@
 
     ros2 run vpr_kd_ros mapper --ros-args -p student:=student.pt2 -p map:=town_map -r image:=/camera/image_raw \\
         -r pose:=/ground_truth/odom
+
+With several cameras, ``-p cameras:="[front=/front/image_raw, rear=/rear/image_raw]"`` instead of the image's topic.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import NavSatFix
@@ -26,7 +31,7 @@ from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.map_lock import MapLock
 from vpr_kd_ros.mapper import Mapper, MapperConfig
-from vpr_kd_ros.nodes import base
+from vpr_kd_ros.nodes import base, cameras
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.device import free_device_memory
 from vpr_kd_ros.nodes.fixes import FixPoses
@@ -40,6 +45,7 @@ from vpr_kd_ros.nodes.transforms import TransformPoses
 from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
+from vpr_kd_ros.student import Student
 
 FIX, TF = "fix", "tf"
 POSE_TYPES = {
@@ -57,6 +63,7 @@ class MapperParameters(StudentParameters):
     """Parameters of the mapper."""
 
     map: str = parameter("", "folder of the place map to save")
+    cameras: tuple[str, ...] = parameter((), cameras.DESCRIPTION)
     append: bool = parameter(False, "add to the map that is there; otherwise a map that is there is an error")
     map_frame: str = parameter("map", "frame of the map; poses in another frame are dropped")
     session: str = parameter("", "name of this drive; empty: named by date and time")
@@ -94,22 +101,30 @@ class _Waiting:
     monotonic_s: float
 
 
+@dataclass
+class _View:
+    """One camera: its map, the images that wait, and how many come; ``unsaved`` keyframes."""
+
+    topic: str
+    path: Path
+    mapper: Mapper
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    images: Rate = field(default_factory=Rate)
+    unsaved: int = 0
+
+
 class MapperNode(VprNode[MapperParameters]):
     """Images wait until the poses on both sides of them are there; a thread of its own makes the places."""
 
     def __init__(self) -> None:
         super().__init__("mapper", MapperParameters)
-        self._mapper: Mapper | None = None
-        self._path = Path()
+        self._views: dict[str, _View] = {}
         self._poses: PoseBuffer | TransformPoses = PoseBuffer()
         self._fixes = FixPoses()
-        self._map_lock: MapLock | None = None
-        self._waiting: deque[_Waiting] = deque()
+        self._locks: list[MapLock] = []
         self._drops = Drops()
-        self._images = Rate()
         self._pose_rate = Rate()
         self._keyframes = 0
-        self._unsaved = 0
         self._paused = False
         self._stopping = False
         self._wake = threading.Condition()
@@ -130,30 +145,21 @@ class MapperNode(VprNode[MapperParameters]):
         for name in ("student", "map"):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
-        self._path = Path(config.map).expanduser()
-        self._path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        self._map_lock = MapLock(self._path)
+        topics = cameras.parse_cameras(config.cameras)
+        paths = cameras.map_folders(Path(config.map).expanduser(), topics)
+        for path in paths.values():
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._locks.append(MapLock(path))
         self._fixes = FixPoses(config.nav_origin)
-        there = self._path.exists()
+        there = [path for path in paths.values() if path.exists()]
         if there and not config.append:
-            raise ConfigError(
-                f"parameter 'map': {config.map} exists; set 'append' to add to it, or name another folder"
-            )
+            raise ConfigError(f"parameter 'map': {there[0]} exists; set 'append' to add to it, or name another folder")
         if there and config.pose_source == FIX and not config.nav_origin:
             raise ConfigError(
-                f"parameter 'nav_origin': it is not given, and {config.map} was made from another first fix; give the "
+                f"parameter 'nav_origin': it is not given, and {there[0]} was made from another first fix; give the "
                 f"origin that the log of that drive named"
             )
         student = load_student(self)
-        fingerprint = student.metadata.fingerprint
-        if there:
-            place_map = PlaceMap.load(self._path, fingerprint)
-            if place_map.frame_id != config.map_frame:
-                raise ConfigError(
-                    f"parameter 'map_frame': {config.map_frame!r}, but {config.map} is in {place_map.frame_id!r}"
-                )
-        else:
-            place_map = PlaceMap(student.metadata.descriptor_dim, fingerprint, config.map_frame)
         session = config.session or datetime.now().strftime("drive-%Y%m%d-%H%M%S")
         mapper_config = MapperConfig(
             min_distance_m=config.min_distance_m,
@@ -163,9 +169,12 @@ class MapperNode(VprNode[MapperParameters]):
             max_views=config.max_views or None,
             view_radius_m=config.view_radius_m,
         )
-        self._mapper = Mapper(student, place_map, mapper_config)
-        self._keyframes = self._unsaved = 0
-        self.logger.info(f"session {session!r}: {len(place_map)} places in {config.map} so far")
+        self._views = {
+            camera: _View(topics[camera], path, Mapper(student, self._map_at(path, student), mapper_config))
+            for camera, path in paths.items()
+        }
+        self._keyframes = 0
+        self.logger.info(f"session {session!r}: {self._places} places in {config.map} so far")
 
     def activate(self) -> None:
         """Subscribe to the images and the poses."""
@@ -174,12 +183,17 @@ class MapperNode(VprNode[MapperParameters]):
             self._poses = TransformPoses(self, config.map_frame, config.base_frame)
         else:
             self._poses = PoseBuffer(max_gap_s=config.max_pose_gap_s)
-        self._waiting.clear()
-        self._drops, self._images, self._pose_rate = Drops(), Rate(), Rate()
+        self._drops, self._pose_rate = Drops(), Rate()
+        for view in self._views.values():
+            view.waiting.clear()
+            view.images = Rate()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="mapper", daemon=True)
         self._thread.start()
-        self._entities = [subscribe_images(self, config.image_transport, self._on_image, depth=5)]
+        self._entities = [
+            subscribe_images(self, config.image_transport, partial(self._on_image, view), depth=5, topic=view.topic)
+            for view in self._views.values()
+        ]
         if config.pose_source != TF:
             qos = qos_profile(TopicQos(reliable=False, depth=100))
             message_type = POSE_TYPES[config.pose_source]
@@ -203,38 +217,42 @@ class MapperNode(VprNode[MapperParameters]):
     def cleanup(self) -> None:
         """Save what is not saved, where 'save_on_exit' says so, and free the student, the map and its lock."""
         try:
-            if self._mapper is not None and self._unsaved:
+            if self._unsaved:
                 if self.config.save_on_exit:
-                    self._save()
+                    self._save([view for view in self._views.values() if view.unsaved])
                 else:
                     self.logger.warning(f"{self._unsaved} keyframes are not saved ('save_on_exit' is off)")
         finally:
-            self._mapper = None
-            if self._map_lock is not None:
-                self._map_lock.close()
-                self._map_lock = None
+            self._views = {}
+            while self._locks:
+                self._locks.pop().close()
             free_device_memory()
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Counts and rates; a warning when images or poses do not come."""
-        assert self._mapper is not None
         timeout = self.config.image_timeout_s
         values: dict[str, Any] = {
-            "images": self._images.count,
-            "image_rate_hz": self._images.hertz,
+            "images": sum(view.images.count for view in self._views.values()),
+            **{
+                f"{camera}_rate_hz" if camera else "image_rate_hz": view.images.hertz
+                for camera, view in self._views.items()
+            },
             "poses": self._pose_rate.count,
             "pose_rate_hz": self._pose_rate.hertz,
             "keyframes": self._keyframes,
             "unsaved": self._unsaved,
-            "map_places": len(self._mapper.place_map),
+            "map_places": self._places,
             "dropped": self._drops.total,
-            "replaced": self._mapper.replaced,
-            "session": self._mapper.session,
+            "replaced": sum(view.mapper.replaced for view in self._views.values()),
+            "session": ", ".join(dict.fromkeys(view.mapper.session for view in self._views.values())),
         }
         if self._paused:
             return OK, "paused", values
-        if self._images.silent_s() > timeout:
-            silence = why_no_image(self, self.config.image_transport)
+        if silence := "; ".join(
+            cameras.prefixed(camera, why_no_image(self, self.config.image_transport, view.topic))
+            for camera, view in self._views.items()
+            if view.images.silent_s() > timeout
+        ):
             self.logger.warning(silence, throttle_duration_sec=10.0)
             return WARN, silence, values
         if self.config.pose_source != TF and self._pose_rate.silent_s() > timeout:
@@ -262,7 +280,8 @@ class MapperNode(VprNode[MapperParameters]):
             return
         with self._wake:
             if not poses.add(stamp_ns(message.header), pose):
-                self._waiting.clear()
+                for view in self._views.values():
+                    view.waiting.clear()
                 self.logger.warning("time jumped back; waiting images and older poses are forgotten")
             self._wake.notify()
 
@@ -281,29 +300,29 @@ class MapperNode(VprNode[MapperParameters]):
             raise DataError(f"pose: it is in frame {frame!r}, the map in {self.config.map_frame!r}; set 'map_frame'")
         return pose_from_message(message)
 
-    def _on_image(self, message: Any) -> None:
-        self._images.tick()
+    def _on_image(self, view: _View, message: Any) -> None:
+        view.images.tick()
         if self._paused:
             return
         with self._wake:
-            if len(self._waiting) >= MAX_WAITING:
-                self._waiting.popleft()
+            if len(view.waiting) >= MAX_WAITING:
+                view.waiting.popleft()
                 self._drop("image: too many waited for their poses")
-            self._waiting.append(_Waiting(stamp_ns(message.header), message, time.monotonic()))
+            view.waiting.append(_Waiting(stamp_ns(message.header), message, time.monotonic()))
             self._wake.notify()
 
     def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._mapper is None:
+        if not self._views:
             response.message = "the node is not configured"
             return response
         try:
-            self._save()
+            self._save(list(self._views.values()))
         except VprError as error:
             response.message = str(error)
             self.logger.error(f"cannot save: {error}")
             return response
         response.success = True
-        response.message = f"{self.config.map}: {len(self._mapper.place_map)} places"
+        response.message = f"{self.config.map}: {self._places} places"
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -313,12 +332,13 @@ class MapperNode(VprNode[MapperParameters]):
         return response
 
     def _publish_markers(self) -> None:
-        mapper = self._mapper
-        if mapper is None or len(mapper.place_map) == self._marker_places:
+        maps = [view.mapper.place_map for view in self._views.values()]
+        if not maps or self._places == self._marker_places:
             return
-        self._marker_places = len(mapper.place_map)
+        self._marker_places = self._places
         now_ns = self.get_clock().now().nanoseconds
-        marker = places_marker(mapper.place_map.positions, mapper.place_map.frame_id, now_ns)
+        positions = np.concatenate([place_map.positions for place_map in maps])
+        marker = places_marker(positions, maps[0].frame_id, now_ns)
         self._markers.publish(MarkerArray(markers=[marker]))
 
     # --- the mapper's thread -----------------------------------------------------------------------------------------
@@ -334,30 +354,34 @@ class MapperNode(VprNode[MapperParameters]):
                     continue
             self._observe(*ready)
 
-    def _next_ready(self) -> tuple[_Waiting, Pose] | None:
-        """Take the oldest image that has a pose; those that will never have one are dropped on the way."""
-        while self._waiting:
-            waiting = self._waiting[0]
+    def _next_ready(self) -> tuple[_View, _Waiting, Pose] | None:
+        """Take the oldest image of a camera that has a pose."""
+        ready = ((view, self._oldest_ready(view)) for view in self._views.values())
+        return next(((view, *found) for view, found in ready if found is not None), None)
+
+    def _oldest_ready(self, view: _View) -> tuple[_Waiting, Pose] | None:
+        """The camera's oldest image that has a pose; those that will never have one are dropped on the way."""
+        while view.waiting:
+            waiting = view.waiting[0]
             found = self._poses.at(waiting.stamp_ns)
             may_come = found in (Missing.NOT_YET, Missing.NO_TRANSFORM)
             if may_come and time.monotonic() - waiting.monotonic_s < self.config.max_pose_wait_s:
                 return None
-            self._waiting.popleft()
+            view.waiting.popleft()
             if isinstance(found, Pose):
                 return waiting, found
             self._drop(f"image: {found.value}")
         return None
 
-    def _observe(self, waiting: _Waiting, pose: Pose) -> None:
-        assert self._mapper is not None
+    def _observe(self, view: _View, waiting: _Waiting, pose: Pose) -> None:
         try:
-            place_id = self._mapper.observe(image_from_message(waiting.message), pose, waiting.stamp_ns)
+            place_id = view.mapper.observe(image_from_message(waiting.message), pose, waiting.stamp_ns)
             if place_id is None:
                 return
             self._keyframes += 1
-            self._unsaved += 1
-            if self.config.save_every and self._unsaved >= self.config.save_every:
-                self._save()
+            view.unsaved += 1
+            if self.config.save_every and view.unsaved >= self.config.save_every:
+                self._save([view])
         except DataError as error:
             self._drop(str(error))
         except Exception:
@@ -367,15 +391,39 @@ class MapperNode(VprNode[MapperParameters]):
         self._drops.add(reason)
         self.logger.warning(f"dropped: {reason}", throttle_duration_sec=5.0)
 
-    def _save(self) -> None:
-        mapper = self._mapper
-        assert mapper is not None
-        # The services and the mapper's thread both save.
-        with self._save_lock:
-            unsaved = self._unsaved
-            mapper.place_map.save(self._path)
-            self._unsaved -= unsaved
-        self.logger.info(f"{self.config.map}: {len(mapper.place_map)} places saved")
+    def _save(self, views: Sequence[_View]) -> None:
+        failed: list[str] = []
+        for view in views:
+            # The services and the mapper's thread both save.
+            with self._save_lock:
+                unsaved = view.unsaved
+                try:
+                    view.mapper.place_map.save(view.path)
+                except DataError as error:
+                    failed.append(str(error))
+                    continue
+                view.unsaved -= unsaved
+            self.logger.info(f"{view.path}: {len(view.mapper.place_map)} places saved")
+        if failed:
+            raise DataError("; ".join(failed))
+
+    @property
+    def _places(self) -> int:
+        return sum(len(view.mapper.place_map) for view in self._views.values())
+
+    @property
+    def _unsaved(self) -> int:
+        return sum(view.unsaved for view in self._views.values())
+
+    def _map_at(self, path: Path, student: Student) -> PlaceMap:
+        """The map that is there, to add to, or a new one."""
+        fingerprint, frame = student.metadata.fingerprint, self.config.map_frame
+        if not path.exists():
+            return PlaceMap(student.metadata.descriptor_dim, fingerprint, frame)
+        place_map = PlaceMap.load(path, fingerprint)
+        if place_map.frame_id != frame:
+            raise ConfigError(f"parameter 'map_frame': {frame!r}, but {path} is in {place_map.frame_id!r}")
+        return place_map
 
 
 def main() -> None:
