@@ -1,6 +1,8 @@
 """Localise a camera in a saved map.
 
 ros2 launch vpr_kd_ros localize.launch.py student:=student.pt2 map:=town_map image:=/front/image_raw
+ros2 launch vpr_kd_ros localize.launch.py student:=student.pt2 map:=town_map mode:=belief \\
+    cameras:="[front=/front/image_raw, rear=/rear/image_raw]"
 """
 
 from launch import LaunchDescription
@@ -15,6 +17,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("student", "", "the student artefact, a .pt2 file"),
             argument("map", "", "the place map, a folder that the mapper saved with the same student"),
             argument("image", "camera/image_raw", "topic of the camera; without /compressed, see image_transport"),
+            argument("cameras", "", "several cameras, as [NAME=TOPIC, ...]; the map of each is MAP/NAME"),
             argument("image_transport", "", "raw or compressed"),
             argument("min_probability", "", "accept a match from this probability of being right on"),
             argument("min_similarity", "", "and from this similarity on; needed for students without a calibration"),
@@ -28,8 +31,8 @@ def generate_launch_description() -> LaunchDescription:
             node(
                 "localizer",
                 parameters=[
-                    *("student", "map", "image_transport", "min_probability", "min_similarity", "mode", "publish_tf"),
-                    *("device", "backend", "precision"),
+                    *("student", "map", "cameras", "image_transport", "min_probability", "min_similarity"),
+                    *("mode", "publish_tf", "device", "backend", "precision"),
                 ],
                 remappings={"image": "image", "odom": "odom"},
             ),

@@ -1,6 +1,8 @@
 """Build a place map from a camera and poses.
 
 ros2 launch vpr_kd_ros map.launch.py student:=student.pt2 map:=town_map pose:=/ground_truth/odom
+ros2 launch vpr_kd_ros map.launch.py student:=student.pt2 map:=town_map pose:=/ground_truth/odom \\
+    cameras:="[front=/front/image_raw, rear=/rear/image_raw]"
 """
 
 from launch import LaunchDescription
@@ -17,6 +19,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("append", "", "true: add to the map that is there"),
             argument("session", "", "name of this drive"),
             argument("image", "camera/image_raw", "topic of the camera; without /compressed, see image_transport"),
+            argument("cameras", "", "several cameras, as [NAME=TOPIC, ...]; the map of each is MAP/NAME"),
             argument("image_transport", "", "raw or compressed"),
             argument("pose", "odom", "topic of the robot's pose in the map's frame"),
             argument("pose_source", "", "its type: odometry, pose, pose_with_covariance or fix; or tf"),
@@ -30,6 +33,7 @@ def generate_launch_description() -> LaunchDescription:
                 parameters=[
                     "student",
                     "map",
+                    "cameras",
                     "append",
                     "session",
                     "image_transport",

@@ -152,6 +152,20 @@ def test_localize_starts_the_node_on_its_topics(graph: Graph, tiny_student: Path
         assert "has no effect" not in launched.output
 
 
+def test_localize_starts_the_node_on_several_cameras(
+    graph: Graph, tiny_student: Path, town_map: Path, tmp_path: Path
+) -> None:
+    for camera in ("front", "rear"):
+        PlaceMap.load(town_map).save(tmp_path / "both" / camera)
+    arguments = [f"student:={tiny_student}", f"map:={tmp_path / 'both'}", "min_similarity:=0.9", "namespace:=robot1"]
+    cameras = "cameras:=[front=front/image, rear=/rear/image]"
+    with Launched(graph, "localize", {}, *arguments, cameras) as launched:
+        graph.wait_for_subscriber("/robot1/front/image")
+        graph.wait_for_subscriber("/rear/image")
+        assert launched.end() == 0
+        assert "camera 'front': 1 places, camera 'rear': 1 places" in launched.output
+
+
 def test_a_transport_profile_of_the_user_stays_and_autostart_can_be_off(graph: Graph, tmp_path: Path) -> None:
     own = tmp_path / "own.xml"
     own.write_text((REPOSITORY / "config" / "fastdds.xml").read_text())

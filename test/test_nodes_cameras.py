@@ -29,7 +29,7 @@ from vpr_kd_ros.place_map import PlaceMap
 
 START_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
-PLACES = 24
+PLACES = 18
 CAMERAS = ["front=/front/image_raw", "rear=/rear/image_raw"]
 FIRST_PICTURE = {"front": 0, "rear": 100}
 AS_IT_IS = Filtered(0.0, 1.0, Spread(0.5, 0.5), right=80, wrong=20)
@@ -105,7 +105,7 @@ def test_two_cameras_are_mapped_and_localised_and_one_may_fail(graph: Graph, tmp
     pictures = graph.collect(CompressedImage, "/localizer/match_image/compressed")
     robot = Robot(graph, "/localizer", "odom")
     node = graph.start(
-        "localizer", common | {"mode": "belief", "min_probability": 0.8, "image_timeout_s": 1.5}, {"odom": "/wheels"}
+        "localizer", common | {"mode": "belief", "min_probability": 0.8, "image_timeout_s": 1.0}, {"odom": "/wheels"}
     )
 
     def answered(place: int, cameras: tuple[str, ...] = ("front", "rear")) -> list[float]:
