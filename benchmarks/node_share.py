@@ -99,7 +99,8 @@ def run_node() -> None:
     class Timed(localizer.LocalizerNode):
         def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
             steps = {step: window.percentile(50) * 1e3 for step, window in dict(self._tally.steps).items()}
-            values = {"network": list(spent), "steps": steps, "received": self._tally.received.count}
+            received = sum(rate.count for rate in self._tally.received.values())
+            values = {"network": list(spent), "steps": steps, "received": received}
             path = Path(os.environ[TIMES])
             path.with_suffix(".new").write_text(json.dumps(values))
             path.with_suffix(".new").replace(path)
