@@ -384,7 +384,7 @@ def test_clouds_of_any_layout(data: st.DataObject) -> None:
         at += struct.calcsize(formats[name])
     point_step = at + data.draw(st.integers(0, 5))
     row_step = width * point_step + row_pad
-    number = st.floats(-1e5, 1e5, width=32) | st.sampled_from([float("nan"), float("inf"), 1e300])
+    number = st.floats(-1e5, 1e5, width=32) | st.sampled_from([float("nan"), float("inf"), 1e300, 0.0, 0.0])
     buffer = bytearray(b"\xc3" * (height * row_step))
     expected = []
     for row in range(height):
@@ -397,7 +397,7 @@ def test_clouds_of_any_layout(data: st.DataObject) -> None:
                 start = row * row_step + column * point_step + offsets[name]
                 struct.pack_into((">" if big else "<") + formats[name], buffer, start, value)
                 point.append(value)
-            if all(abs(value) < 1e38 for value in point):
+            if all(abs(value) < 1e38 for value in point) and any(point):
                 expected.append(point)
     msg = Message(
         height=height,

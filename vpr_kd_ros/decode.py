@@ -88,7 +88,10 @@ def image_from_message(msg: Any) -> Pixels:
 
 
 def cloud_from_message(msg: Any) -> NDArray[np.float32]:
-    """Read the finite points of a ``sensor_msgs/PointCloud2`` of any layout.
+    """Read the points of a ``sensor_msgs/PointCloud2`` of any layout.
+
+    Those that are not finite are left out, and those in the origin: so many drivers write a beam that came back from
+    nowhere.
 
     Args:
         msg: the message; ``x``, ``y`` and ``z`` may be float32 or float64, at any offset, in either byte order.
@@ -112,20 +115,23 @@ def cloud_from_message(msg: Any) -> NDArray[np.float32]:
     layout = [_coordinate(msg, axis, point_step) for axis in "xyz"]
     (kind, first), size = layout[0], int(layout[0][0][1])
     strides = (row_step, point_step)
+    columns = [np.ndarray((height, width), order + kind, data, offset, strides) for kind, offset in layout]
+    if order + kind == "<f4" and layout == [(kind, first + i * size) for i in range(3)]:
+        # A point at a time, and no more than once; number by number, NumPy copies several times slower.
+        triples = np.ndarray((height, width), f"V{3 * size}", data, first, strides)
+        kept = _returned(*columns)
+        chosen = np.ascontiguousarray(triples) if kept.all() else triples[kept]
+        return chosen.view("<f4").reshape(-1, 3)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is removed below
-        if layout == [(kind, first + i * size) for i in range(3)]:
-            # A point at a time; number by number, NumPy copies several times slower.
-            triples = np.ascontiguousarray(np.ndarray((height, width), f"V{3 * size}", data, first, strides))
-            points = np.asarray(triples.view(order + kind).reshape(height, width, 3), dtype=np.float32)
-        else:
-            points = np.empty((height, width, 3), dtype=np.float32)
-            for i, (kind, offset) in enumerate(layout):
-                points[:, :, i] = np.ndarray((height, width), order + kind, data, offset, strides)
-    flat = np.ascontiguousarray(points).reshape(-1, 3)
-    # Column by column: NumPy reduces over an axis of three many times slower.
-    x, y, z = np.isfinite(flat).T
-    finite = x & y & z
-    return flat if finite.all() else np.compress(finite, flat, axis=0)
+        x, y, z = (np.asarray(column, dtype=np.float32) for column in columns)
+    kept = _returned(x, y, z)
+    return np.stack([x[kept], y[kept], z[kept]], axis=1)
+
+
+def _returned(x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which points are finite and not in the origin."""
+    farthest = np.maximum(np.maximum(np.abs(x), np.abs(y)), np.abs(z))  # of a NaN it is NaN, and neither holds
+    return np.asarray((farthest > 0) & (farthest < np.inf))
 
 
 def stamp_ns(header: Any) -> int:

@@ -9,25 +9,23 @@ the index says they are, in the order of time; the next chunks are unpacked and 
 from __future__ import annotations
 
 import heapq
-import os
 import struct
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError, UnsupportedCompressionError
+from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, ChunkIndex, Message, Schema
-from mcap.stream_reader import StreamReader, get_chunk_data_stream
+from mcap.stream_reader import StreamReader
 
 from vpr_kd_ros.bag_topics import TopicQos, TypeDefinition
-from vpr_kd_ros.errors import DataError, MissingDependencyError
+from vpr_kd_ros.errors import DataError
+from vpr_kd_ros.mcap_chunk import Unpacker, Wanted
 
 MAGIC = b"\x89MCAP0\r\n"
 # What the readers of mcap and of its compressions raise on bytes that are not what they should be.
@@ -42,14 +40,9 @@ _MALFORMED = (
     RuntimeError,
     MemoryError,
 )
-HEAD_BYTES = 512
-"""Of a message: enough for its header, and no megabyte is copied for its stamp."""
 WORKERS = 2
 AHEAD_BYTES = 64 << 20
 """Chunks are unpacked ahead as long as they are together no larger than this."""
-_RECORD = struct.Struct("<BQ")  # opcode and length, before the content of each record
-_CHUNK = struct.Struct("<QQQII")  # start and end time, size, CRC, length of the name of its compression
-_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time, before the data of a message
 _INDEX = struct.Struct("<BQHI")  # opcode, length, channel and bytes of entries, before the index of a chunk's messages
 
 
@@ -96,35 +89,6 @@ class Damage:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """Topics (None: all) and, of each, log times (None: all) of the messages wanted; topics of which heads will do."""
-
-    topics: Collection[str] | None = None
-    times: Mapping[str, Set[int]] | None = None
-    heads: Collection[str] = ()
-
-    def has(self, topic: str, time: int) -> bool:
-        return (self.topics is None or topic in self.topics) and (self.times is None or time in self.times[topic])
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A message that lies in the bytes of its chunk; it is copied out of them only where it is wanted."""
-
-    chunk: bytes
-    start: int
-    stop: int
-    channel_id: int
-    sequence: int
-    log_time: int
-    publish_time: int
-
-    def message(self, head: bool) -> Message:
-        data = self.chunk[self.start : min(self.stop, self.start + HEAD_BYTES) if head else self.stop]
-        return Message(self.channel_id, self.log_time, data, self.publish_time, self.sequence)
-
-
 @dataclass
 class _Channels:
     schemas: dict[int, Schema] = field(default_factory=dict)
@@ -142,17 +106,13 @@ class _Channels:
         qos = TopicQos.from_yaml(channel.metadata.get("offered_qos_profiles", ""))
         return McapTopic("" if schema is None else schema.name, channel.message_encoding, count, qos, definition)
 
-    def messages(self, records: list[Any], wanted: _Wanted) -> Iterator[tuple[Channel, Message]]:
+    def messages(self, records: list[Any], wanted: Wanted) -> Iterator[tuple[Channel, Message]]:
         """Messages among the records that are wanted; the channels and schemas among them are taken in."""
         for record in records:
             if isinstance(record, Schema):
                 self.schemas[record.id] = record
             elif isinstance(record, Channel):
                 self.channels[record.id] = record
-            elif isinstance(record, _Span):
-                channel = self.channels.get(record.channel_id)
-                if channel is not None and wanted.has(channel.topic, record.log_time):
-                    yield channel, record.message(channel.topic in wanted.heads)
             elif isinstance(record, Message):
                 channel = self.channels.get(record.channel_id)
                 if channel is not None and wanted.has(channel.topic, record.log_time):
@@ -202,18 +162,19 @@ class McapFile:
             topics: those wanted; None means all.
             times: of each topic the log times wanted, in nanoseconds; chunks that hold none by their index are not
                 read. None means all.
-            heads: topics of whose messages the first ``HEAD_BYTES`` will do, which may be all that is given.
+            heads: topics of whose messages the first ``mcap_chunk.HEAD_BYTES`` will do, which may be all that is given.
 
         Raises:
             MissingDependencyError: the chunks are compressed with a library that is not installed.
         """
-        wanted = _Wanted(topics if times is None else times.keys(), times, heads)
+        wanted = Wanted(topics if times is None else times.keys(), times, heads)
         for channel, _known, message in self._by_time(wanted) if self._chunks else self._as_written(wanted):
             yield channel.topic, message.log_time, message.data
 
-    def _as_written(self, wanted: _Wanted) -> Iterator[tuple[Channel, _Channels, Message]]:
+    def _as_written(self, wanted: Wanted) -> Iterator[tuple[Channel, _Channels, Message]]:
         # The index repeats the channels, which a damaged chunk may have taken with it.
         known = self._index.copy()
+        unpacker = Unpacker(self.path, known.channels, wanted)
         damage = Damage()
         with _open(self.path) as stream:
             records = self._records(stream)
@@ -226,12 +187,13 @@ class McapFile:
                     break
                 if record is None:
                     break
-                for channel, message in known.messages(self._unpacked(record, damage), wanted):
+                for channel, message in known.messages(self._unpacked(record, unpacker, damage), wanted):
                     yield channel, known, message
         self.damage = damage
 
-    def _by_time(self, wanted: _Wanted) -> Iterator[tuple[Channel, _Channels, Message]]:
+    def _by_time(self, wanted: Wanted) -> Iterator[tuple[Channel, _Channels, Message]]:
         known = self._index.copy()
+        unpacker = Unpacker(self.path, self._index.channels, wanted)
         damage = Damage()
         waiting: list[tuple[int, int, Channel, Message]] = []
         number = 0
@@ -243,7 +205,7 @@ class McapFile:
             for place in range(len(order)):
                 ahead = place + len(coming)
                 while ahead < len(order) and _is_little(order[place + 1 : ahead + 1]):
-                    coming.append(pool.submit(self._chunk_at, stream.fileno(), order[ahead]))
+                    coming.append(pool.submit(unpacker.read, stream.fileno(), order[ahead]))
                     ahead += 1
                 records = coming.popleft().result()
                 if records is None:
@@ -259,7 +221,7 @@ class McapFile:
         if wanted.times is None:
             self.damage = damage
 
-    def _may_hold(self, stream: BinaryIO, chunk: ChunkIndex, wanted: _Wanted) -> bool:
+    def _may_hold(self, stream: BinaryIO, chunk: ChunkIndex, wanted: Wanted) -> bool:
         """Whether the chunk has a message that is wanted, by the index of its messages or for want of one."""
         assert wanted.times is not None
         if not chunk.message_index_offsets:
@@ -280,43 +242,14 @@ class McapFile:
         records: Iterator[Any] = reader.records
         return records
 
-    def _chunk_at(self, file: int, index: ChunkIndex) -> list[Any] | None:
-        """Records of the chunk, None where it is damaged; reads at its place, so that several threads may."""
-        try:
-            data = os.pread(file, index.chunk_length, index.chunk_start_offset)
-            opcode, length = _RECORD.unpack_from(data)
-            start, end, size, crc, named = _CHUNK.unpack_from(data, _RECORD.size)
-            at = _RECORD.size + _CHUNK.size + named
-            (stored,) = struct.unpack_from("<Q", data, at)
-            at += 8
-            if opcode != Opcode.CHUNK or _RECORD.size + length != len(data) or at + stored > len(data):
-                return None
-            compression = data[at - 8 - named : at - 8].decode()
-        except (OSError, OverflowError, MemoryError, struct.error, UnicodeDecodeError):
-            return None
-        # Decompressors read the bytes where they are; what is not compressed becomes the chunk.
-        body = memoryview(data)[at : at + stored] if compression else data[at : at + stored]
-        return self._records_of(Chunk(compression, body, end, start, crc, size))
-
-    def _unpacked(self, record: Any, damage: Damage) -> list[Any]:
+    def _unpacked(self, record: Any, unpacker: Unpacker, damage: Damage) -> list[Any]:
         """Return the records of a chunk, or the record itself; nothing of a chunk that is damaged."""
         if not isinstance(record, Chunk):
             return [record]
-        records = self._records_of(record)
+        records = unpacker.records(record)
         if records is None:
             damage.chunks += 1
         return records or []
-
-    def _records_of(self, chunk: Chunk) -> list[Any] | None:
-        try:
-            return _split(chunk)
-        except UnsupportedCompressionError as error:
-            package = {"zstd": "zstandard"}.get(chunk.compression, chunk.compression)
-            raise MissingDependencyError(
-                f"{self.path}: its chunks are compressed with {chunk.compression}: pip install {package}"
-            ) from error
-        except Exception:  # the decompressors have exceptions of their own, and each means the same
-            return None
 
     def _read_index(self) -> bool:
         try:
@@ -338,7 +271,7 @@ class McapFile:
         return bool(self.topics)
 
     def _count(self) -> None:
-        for channel, known, message in self._as_written(_Wanted()):
+        for channel, known, message in self._as_written(Wanted()):
             self._add(known, channel, 1)
             self.start_ns = message.log_time if self.start_ns is None else min(self.start_ns, message.log_time)
             self.end_ns = message.log_time if self.end_ns is None else max(self.end_ns, message.log_time)
@@ -353,28 +286,6 @@ class McapFile:
 
 def _is_little(chunks: list[ChunkIndex]) -> bool:
     return len(chunks) <= WORKERS and sum(chunk.uncompressed_size for chunk in chunks) <= AHEAD_BYTES
-
-
-def _split(chunk: Chunk) -> list[Any]:
-    """Schemas, channels and messages of a chunk, whose checksum is verified; the messages stay where they are."""
-    stream, size = get_chunk_data_stream(chunk, validate_crc=True)
-    data: bytes = stream.read(size)
-    records: list[Any] = []
-    at = 0
-    while at < size:
-        opcode, length = _RECORD.unpack_from(data, at)
-        start, at = at + _RECORD.size, at + _RECORD.size + length
-        if at > size:
-            raise ValueError(f"a record of {length} bytes ends beyond its chunk")
-        if opcode == Opcode.MESSAGE:
-            if length < _MESSAGE.size:
-                raise ValueError(f"a message of {length} bytes has no head")
-            channel_id, sequence, log_time, publish_time = _MESSAGE.unpack_from(data, start)
-            records.append(_Span(data, start + _MESSAGE.size, at, channel_id, sequence, log_time, publish_time))
-        elif opcode in (Opcode.CHANNEL, Opcode.SCHEMA):
-            kind = Channel if opcode == Opcode.CHANNEL else Schema
-            records.append(kind.read(ReadDataStream(BytesIO(data[start:at]))))
-    return records
 
 
 def _message_times(stream: BinaryIO, offset: int, channel_id: int, file_size: int) -> list[int] | None:

@@ -96,7 +96,7 @@ class BagWriter:
         self,
         path: str | Path,
         *,
-        chunk_bytes: int = 4 << 20,
+        chunk_bytes: int = 1 << 20,
         max_queue_bytes: int = 256 << 20,
         wait_for_disk: bool = False,
         flush_seconds: float = 1.0,

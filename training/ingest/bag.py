@@ -171,7 +171,8 @@ class Bag:
         try:
             if self.topics[topic].encoding == "ros1":
                 return _types(Stores.ROS1_NOETIC).deserialize_ros1(data, kind)
-            return _types(Stores.ROS2_JAZZY).deserialize_cdr(data, kind)
+            # Of a view it takes views, of bytes copies.
+            return _types(Stores.ROS2_JAZZY).deserialize_cdr(memoryview(data), kind)
         except Exception as error:  # damaged bytes make the deserializer fail in as many ways as it has lines
             raise DataError(f"{topic}: {len(data)} bytes are not a {kind}: {error}") from error
 

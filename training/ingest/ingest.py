@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.ingest.ahead import read_ahead
 from training.ingest.areas import Part
 from training.ingest.bag import Bag
 from training.ingest.config import AUTO, IngestConfig
 from training.ingest.frames import Extrinsic, find_extrinsic
-from training.ingest.keyframes import Fault, Keyframe, KeyframeReader
+from training.ingest.keyframes import Fault, KeyframeReader
 from training.ingest.progress import Progress
 from training.ingest.provenance import Provenance
 from training.ingest.rectify import Rectifier, find_rectifier
@@ -28,6 +28,8 @@ from vpr_kd_ros.geometry import Pose
 
 STAGES = ("scan", "keyframes")
 """What ``ingest`` reports to its progress, in this order."""
+AHEAD = 2
+"""Keyframes that are decoded while another is written."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,18 @@ class _Ingestion:
                 first=len(writer) + drops.total(),
                 faults=[Fault(*entry["fault"]) for entry in writer.remembered if "fault" in entry],
             )
-            for keyframe in self.progress.of(STAGES[1], _remembered(reader, writer), len(selection), reader.first):
-                if keyframe.image is None:
-                    writer.remember({"drop": keyframe.problem})
-                    drops[keyframe.problem] += 1
-                    continue
-                i = keyframe.number
-                pose = Pose(selection.positions[i], selection.quaternions[i]) if self.labelled else None
-                cloud_stamp_ns = int(selection.cloud_stamps_ns[i])
-                writer.add(int(selection.stamps_ns[i]), keyframe.image, keyframe.cloud, cloud_stamp_ns, pose)
+            with read_ahead(reader, AHEAD) as coming:
+                for keyframe in self.progress.of(STAGES[1], coming, len(selection), reader.first):
+                    for fault in keyframe.faults:
+                        writer.remember({"fault": [fault.problem, fault.message, fault.error]})
+                    if keyframe.image is None:
+                        writer.remember({"drop": keyframe.problem})
+                        drops[keyframe.problem] += 1
+                        continue
+                    i = keyframe.number
+                    pose = Pose(selection.positions[i], selection.quaternions[i]) if self.labelled else None
+                    cloud_stamp_ns = int(selection.cloud_stamps_ns[i])
+                    writer.add(int(selection.stamps_ns[i]), keyframe.image, keyframe.cloud, cloud_stamp_ns, pose)
             notices = [*self.bag.notices, *self.scan.notices, *self._about_poses(), *reader.notices]
             if len(writer) == 0:
                 raise DataError(f"{self.bag.path}: no keyframe could be read: {'; '.join(notices)}")
@@ -169,16 +174,6 @@ class _Ingestion:
         if self.labelled:
             return [f"the positions of {topic} are written as surveyed; give --labelled false if they drift"]
         return [f"{topic} only spaces the keyframes: the session has no poses (unlabelled)"]
-
-
-def _remembered(reader: KeyframeReader, writer: SessionWriter) -> Iterator[Keyframe]:
-    """The keyframes; before each, the writer remembers the faults that were found on the way to it."""
-    known = len(reader.faults)
-    for keyframe in reader:
-        for fault in reader.faults[known:]:
-            writer.remember({"fault": [fault.problem, fault.message, fault.error]})
-        known = len(reader.faults)
-        yield keyframe
 
 
 def _key(info: SessionInfo, source: dict[str, Any], selection: Selection) -> str:

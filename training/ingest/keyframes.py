@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -29,25 +29,27 @@ PARTS = 8
 
 
 @dataclass(frozen=True)
-class Keyframe:
-    """Number in the selection, RGB image (H, W, 3) uint8, and cloud in the base frame (M, 3) float32 or None.
-
-    Without an image it could not be read, for the reason ``problem``.
-    """
-
-    number: int
-    image: NDArray[np.uint8] | None
-    cloud: NDArray[np.float32] | None = None
-    problem: str = ""
-
-
-@dataclass(frozen=True)
 class Fault:
     """A message that cannot be used: the kind of problem, its number on its topic, and the error."""
 
     problem: str
     message: int
     error: str
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """Number in the selection, RGB image (H, W, 3) uint8, and cloud in the base frame (M, 3) float32 or None.
+
+    Without an image it could not be read, for the reason ``problem``. The faults are those found since the keyframe
+    before it.
+    """
+
+    number: int
+    image: NDArray[np.uint8] | None
+    cloud: NDArray[np.float32] | None = None
+    problem: str = ""
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass
@@ -97,6 +99,12 @@ class KeyframeReader:
         return [f"{problem}, {count} times, the first: {errors[problem]}" for problem, count in counts.items()]
 
     def __iter__(self) -> Iterator[Keyframe]:
+        known = len(self.faults)
+        for keyframe in self._keyframes():
+            yield replace(keyframe, faults=tuple(self.faults[known:]))
+            known = len(self.faults)
+
+    def _keyframes(self) -> Iterator[Keyframe]:
         clouds = self._clouds()
         waiting: dict[int, _Waiting] = {}
         next_up = self.first
@@ -175,10 +183,6 @@ class KeyframeReader:
             problem = BAD_CLOUD
             self._note(problem, message, str(error))
         else:
-            # Many drivers write a beam that came back from nowhere as a point in the sensor itself.
-            x, y, z = points.T != 0
-            returned = x | y | z
-            points = points if returned.all() else np.compress(returned, points, axis=0)
             if len(points):
                 points = self.extrinsic.apply(points)
                 for keyframe, entry in entries.items():

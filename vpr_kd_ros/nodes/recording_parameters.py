@@ -21,7 +21,7 @@ class RecorderParameters:
     max_file_mb: int = parameter(0, "begin another file of the bag when one has about this size, MB; 0: never", low=0)
     max_file_s: float = parameter(0.0, "begin another file of the bag after this many seconds; 0: never", low=0.0)
     max_queue_mb: int = parameter(256, "messages waiting for the disk, MB; beyond it they are dropped", low=1)
-    chunk_mb: int = parameter(4, "size of the bag's chunks, MB; they are closed every second in any case", low=1)
+    chunk_mb: int = parameter(1, "size of the bag's chunks, MB; they are closed every second in any case", low=1)
     compress: bool = parameter(True, "compress the chunks with zstd")
     min_free_mb: int = parameter(500, "stop and exit when the disk has less than this left, MB", low=0)
     gate_distance_m: float = parameter(
