@@ -38,7 +38,8 @@ class Pose:
 
 def yaw_from_quaternion(quaternion: Floats) -> Floats:
     """Heading about +z in radians, shape (...), of unit quaternions (x, y, z, w), shape (..., 4)."""
-    x, y, z, w = np.moveaxis(np.asarray(quaternion, dtype=np.float64), -1, 0)
+    quaternion = np.asarray(quaternion, dtype=np.float64)
+    x, y, z, w = (quaternion[..., axis] for axis in range(4))
     return np.asarray(np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)))
 
 

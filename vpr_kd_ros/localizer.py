@@ -198,8 +198,9 @@ class Localizer:
             wanted *= 2
 
     def _spans_places(self, neighbours: Neighbours) -> bool:
-        positions = np.array([pose.position for pose in neighbours.poses])
-        return bool((np.linalg.norm(positions - positions[0], axis=1) > self.cluster_radius_m).any())
+        first = neighbours.poses[0].position.tolist()
+        # Mostly the second or third is another place already; NumPy would take longer to begin.
+        return any(math.dist(first, pose.position) > self.cluster_radius_m for pose in neighbours.poses)
 
     def _weigh(self, neighbours: Neighbours) -> Candidates:
         """Give each candidate its probability of being the right place."""
@@ -255,10 +256,11 @@ class Localizer:
         """
         if len(candidates) == 0:
             return _NOTHING
-        agree = self._near(candidates.positions) & self._alike(candidates.yaws)
+        near = self._near(candidates.positions)
+        agree = near & self._alike(candidates.yaws)
         similarities = candidates.similarities.astype(np.float64)
-        elsewhere = similarities[0] - margins(similarities, candidates.positions, self.cluster_radius_m)[0]
-        weights = np.clip(similarities[agree] - elsewhere, 0.0, None)
+        elsewhere = similarities.min() if near.all() else similarities[~near].max()
+        weights = np.maximum(similarities[agree] - elsewhere, 0.0)
         if not weights.any():
             weights[0] = 1.0
         calibration = self.student.metadata.calibration

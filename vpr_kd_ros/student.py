@@ -97,6 +97,7 @@ class Student:
                         f"it again"
                     )
                 found = rows.cpu().numpy()
-                lengths = np.sqrt(np.einsum("ij,ij->i", found, found))
-                np.divide(found, np.maximum(lengths, _SHORTEST)[:, None], out=descriptors[start : start + len(batch)])
+                with np.errstate(invalid="ignore", over="ignore"):  # a network's overflow shows in the descriptor
+                    lengths = np.maximum(np.sqrt(np.einsum("ij,ij->i", found, found)), _SHORTEST)
+                    np.divide(found, lengths[:, None], out=descriptors[start : start + len(batch)])
         return descriptors

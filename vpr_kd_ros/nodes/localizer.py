@@ -27,7 +27,7 @@ from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from vpr_kd_ros.belief import BeliefConfig
-from vpr_kd_ros.conversions import columns_to_cloud, pose_with_covariance_to_message
+from vpr_kd_ros.conversions import pose_with_covariance_to_message
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Floats, Pose
@@ -36,6 +36,7 @@ from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig
 from vpr_kd_ros.match import Match
 from vpr_kd_ros.nodes import base, cameras
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
+from vpr_kd_ros.nodes.candidates import candidates_cloud
 from vpr_kd_ros.nodes.device import free_device_memory
 from vpr_kd_ros.nodes.images import TRANSPORTS, listen_for_images, why_no_image
 from vpr_kd_ros.nodes.listening import Listener
@@ -388,7 +389,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             if not self._route or np.linalg.norm(match.pose.position - self._route[-1]) >= ROUTE_STEP_M:
                 self._route.append(match.pose.position)
         if self._candidates.get_subscription_count():
-            self._candidates.publish(_candidates_cloud(match, frame))
+            self._candidates.publish(candidates_cloud(match, frame))
         subscribers = self._markers.get_subscription_count()
         if subscribers:
             markers = match_markers(match, frame)
@@ -419,23 +420,6 @@ class LocalizerNode(VprNode[LocalizerParameters]):
 
 def _sizes(localizer: Localizer) -> str:
     return ", ".join(cameras.prefixed(name, f"{len(place_map)} places") for name, place_map in localizer.maps.items())
-
-
-def _candidates_cloud(match: Match, frame_id: str) -> PointCloud2:
-    candidates = match.candidates
-    return columns_to_cloud(
-        {
-            "x": candidates.positions[:, 0].astype(np.float32),
-            "y": candidates.positions[:, 1].astype(np.float32),
-            "z": candidates.positions[:, 2].astype(np.float32),
-            "yaw": candidates.yaws.astype(np.float32),
-            "similarity": candidates.similarities.astype(np.float32),
-            "probability": candidates.probabilities.astype(np.float32),
-            "place_id": candidates.place_ids.astype(np.int32),
-        },
-        match.stamp_ns,
-        frame_id,
-    )
 
 
 def main() -> None:
