@@ -17,8 +17,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vpr_kd_ros.errors import ConfigError
-from vpr_kd_ros.nodes.localizer import LocalizerParameters
-from vpr_kd_ros.nodes.mapper import MapperParameters
+from vpr_kd_ros.nodes.localizer_parameters import LocalizerParameters
+from vpr_kd_ros.nodes.mapper_parameters import MapperParameters
 from vpr_kd_ros.nodes.recording_parameters import RecorderParameters
 from vpr_kd_ros.nodes.replay import ReplayParameters
 from vpr_kd_ros.parameters import declare, parameter, read, warn_of_unknown

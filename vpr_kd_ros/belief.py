@@ -76,7 +76,8 @@ class BeliefConfig:
         step_m: a frame counts when the robot has moved this far, metres, and at least by the map's spacing,
         step_rad: or has turned this far, radians;
         step_s: where there is no odometry, after this time, seconds.
-        camera_correlation: c of what several cameras say of one place, in [0, 1].
+        camera_correlation: c of what several cameras say of one place, in [0, 1]. A front and a rear camera of the
+            simulated town have 0.4 to 0.6 at their places over all weathers, and 0 to 0.2 in any one.
         lost_after_s: without odometry and frames for this long, nothing is known any more, seconds.
         min_mass: hypotheses below this are dropped, in [0, 1).
         max_hypotheses: at most so many are kept.

@@ -31,23 +31,22 @@ from vpr_kd_ros.conversions import pose_with_covariance_to_message
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Floats, Pose
-from vpr_kd_ros.index import SEARCHES
-from vpr_kd_ros.localizer import MODES, Localizer, LocalizerConfig
+from vpr_kd_ros.localizer import Localizer, LocalizerConfig
 from vpr_kd_ros.match import Match
 from vpr_kd_ros.nodes import base, cameras
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.candidates import candidates_cloud
 from vpr_kd_ros.nodes.device import free_device_memory
-from vpr_kd_ros.nodes.images import TRANSPORTS, listen_for_images, why_no_image
+from vpr_kd_ros.nodes.images import listen_for_images, why_no_image
 from vpr_kd_ros.nodes.listening import Listener
+from vpr_kd_ros.nodes.localizer_parameters import LocalizerParameters
 from vpr_kd_ros.nodes.markers import belief_marker, match_markers, match_picture, places_marker, route_marker
 from vpr_kd_ros.nodes.newest import NewestWorker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
-from vpr_kd_ros.nodes.students import StudentParameters, load_student
+from vpr_kd_ros.nodes.students import load_student
 from vpr_kd_ros.nodes.topics import qos_profile
 from vpr_kd_ros.nodes.transforms import MapFromOdomBroadcaster, map_from_odom
-from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.recording import TopicQos
 from vpr_kd_ros.serialized_images import read_compressed_image, read_image
 from vpr_kd_ros.student import Student
@@ -58,47 +57,6 @@ ODOMETRY_WAIT_S = 0.1
 ODOMETRY_GAP_S = 0.5
 # The route in the markers: so many accepted positions, this far apart at least.
 ROUTE_POSES, ROUTE_STEP_M = 1000, 1.0
-
-
-@dataclass(frozen=True)
-class LocalizerParameters(StudentParameters):
-    """Parameters of the localizer."""
-
-    map: str = parameter("", "the place map, a folder that the mapper saved with the same student")
-    cameras: tuple[str, ...] = parameter((), cameras.DESCRIPTION)
-    min_probability: float = parameter(0.9, "accept a match from this probability of being right on", low=0.0, high=1.0)
-    min_similarity: float = parameter(
-        -1.0, "and from this similarity on; -1: no limit, for students that carry a calibration", low=-1.0, high=1.0
-    )
-    mode: str = parameter(
-        "single",
-        "single: each image alone; belief: filtered over time, with the topic 'odom' if it comes",
-        choices=MODES,
-    )
-    max_speed_mps: float = parameter(10.0, "mode belief: fastest the robot moves, metres per second", low=0.01)
-    search: str = parameter(
-        "auto",
-        "exact; approximate: may miss a place; auto: exact up to 250 000 places",
-        choices=SEARCHES,
-    )
-    verify_places: int = parameter(
-        0,
-        "compare an accepted image with the pictures of so many of its best places by local features; 0: do not",
-        low=0,
-        high=20,
-    )
-    candidates: int = parameter(10, "places looked up for each image", low=1, high=1000)
-    cluster_radius_m: float = parameter(
-        0.0, "candidates nearer to one another are one place, metres; 0: what the student was calibrated with", low=0.0
-    )
-    publish_tf: bool = parameter(
-        False, "publish the transform from the map to the odometry's frame with each accepted match; needs tf2_ros"
-    )
-    max_rate_hz: float = parameter(
-        0.0, "process at most so many images a second of each camera; 0: as many as it can", low=0.0
-    )
-    image_timeout_s: float = parameter(2.0, "warn when no image came for this long, seconds", low=0.1)
-    image_transport: str = parameter("raw", "raw, or compressed for TOPIC/compressed", choices=TRANSPORTS)
 
 
 @dataclass(frozen=True)
