@@ -4,10 +4,12 @@
     python benchmarks/search.py --sizes 10000 100000 --queries 500 --json search.json
 
 Descriptors are routes: each place resembles the one before it (0.9), sessions are 2000 places long; a query is a place
-with noise (similarity about 0.85). One query at a time on one thread, searches and a pass of numpy over memory
-interleaved, so that a busy machine slows both alike. Printed are medians of processor time: ``limit`` is reading the
-exact index's bytes once at the rate that a sum over 256 MB of memory reaches, ``ratio`` the exact search over it. Last,
-a map of the largest size is saved and loaded in a process of its own: its memory beside what the manifest announces.
+with noise (similarity about 0.85). Places farther apart, and of other routes, are as unlike as random directions are:
+the descriptors fill all their dimensions, and no groups larger than a stretch of street help the cells of the
+approximate search. One query at a time on one thread, searches and a pass of numpy over memory interleaved, so that a
+busy machine slows both alike. Printed are medians of processor time: ``limit`` is reading the exact index's bytes once
+at the rate that a sum over 256 MB of memory reaches, ``ratio`` the exact search over it. Last, a map of the largest
+size is saved and loaded in a process of its own: its memory beside what the manifest announces.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from vpr_kd_ros.errors import ConfigError, VprError
 
 P = TypeVar("P")
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-# How long a signal may wait for its answer; spinning returns at least this often.
-SPIN_SECONDS = 0.2
+# How long a signal may wait for its answer; spinning returns at least this often, and costs a millisecond each time.
+SPIN_SECONDS = 0.5
 
 
 class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no types

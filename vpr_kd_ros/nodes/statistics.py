@@ -30,11 +30,16 @@ class Rate:
         self.count += 1
         if self._last is not None:
             interval = now - self._last
-            if len(self._intervals) >= 5 and interval > self._gap_factor * statistics.median(self._intervals):
+            if len(self._intervals) >= 5 and self._is_gap(interval):
                 self.gaps += 1
                 self.longest_gap_s = max(self.longest_gap_s, interval)
             self._intervals.append(interval)
         self._last = now
+
+    def _is_gap(self, interval: float) -> bool:
+        # The median takes too long for every event; few are that late against the least.
+        factor = self._gap_factor
+        return interval > factor * min(self._intervals) and interval > factor * statistics.median(self._intervals)
 
     @property
     def hertz(self) -> float:
