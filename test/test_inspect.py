@@ -14,6 +14,7 @@ from training.__main__ import main
 from training.ingest.bag import Bag
 from training.ingest.inspect import inspect
 from training.sessions import Session
+from vpr_kd_ros.recording import BagWriter
 
 MS = 1_000_000
 
@@ -59,6 +60,17 @@ def test_a_bag_that_is_fit_for_training(tmp_path: Path) -> None:
     assert follow(text, tmp_path / "out") == 0
     session = Session(tmp_path / "out" / "drive")
     assert (len(session), session.labelled, session.condition) == (20, True, "rain")
+
+
+def test_what_the_recorder_noted_is_told(tmp_path: Path) -> None:
+    image = bags.image(START_NS, np.full((24, 32, 3), 99, dtype=np.uint8))
+    with BagWriter(tmp_path / "drive") as writer:
+        writer.custom["lost /camera"] = "17"
+        writer.write("/camera", image.__msgtype__, START_NS, bytes(bags.STORE.serialize_cdr(image, image.__msgtype__)))
+    assert "the recorder noted: lost /camera: 17" in text_of(tmp_path / "drive").splitlines()
+    metadata = tmp_path / "drive" / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("custom_data:", "custom_data: nothing\n  other:"))
+    assert "the recorder noted" not in text_of(tmp_path / "drive")
 
 
 def test_a_bag_without_lidar_and_poses(tmp_path: Path) -> None:

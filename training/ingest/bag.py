@@ -78,6 +78,7 @@ class Bag:
         path: as it was given.
         files: the files that hold the messages.
         topics: name to ``Topic``.
+        custom: what its recorder noted in ``metadata.yaml``, by name: above all how many messages it lost.
 
     Raises:
         DataError: there is no bag, or nothing can be read of it.
@@ -91,6 +92,8 @@ class Bag:
         metadata = self._metadata()
         self.files = self._find_files(metadata)
         self._expected: int | None = metadata.get("message_count")
+        custom = metadata.get("custom_data")
+        self.custom = {str(k): str(v) for k, v in custom.items()} if isinstance(custom, dict) else {}
         self._stack = ExitStack()
         try:
             self._sources = self._open(metadata)

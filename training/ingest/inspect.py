@@ -64,6 +64,7 @@ def inspect(bag: Bag) -> str:
     seen, transforms = _read(bag)
     chosen = {role: _most(candidates(bag.topics, role)) for role in TYPES}
     lines = [_headline(bag, seen), *_table(bag, seen)]
+    lines.extend(f"the recorder noted: {name}: {value}" for name, value in bag.custom.items())
     for role, topic in chosen.items():
         lines.append(f"{role + ':':<8}" + ("none" if topic is None else _describe(role, topic, seen[topic.name])))
     offsets_ms = _offsets_ms(chosen, seen)
