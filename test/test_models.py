@@ -13,6 +13,8 @@ from torch import Tensor
 
 from training.models import MODELS, build_model, describe_models, voxelise
 from training.models.base import EmbeddingModel
+from training.models.contrast import LocalContrast
+from training.models.fusion import MinkLocFusion
 from training.models.image import SmallResNetGeM
 from training.models.multilevel import LabelEncoding
 from training.models.pooling import GeM
@@ -304,3 +306,44 @@ def test_each_model_has_one_line_of_description() -> None:
     lines = describe_models()
     assert set(lines) == set(MODELS)
     assert all(len(line) > 20 and line.endswith(".") for line in lines.values())
+
+
+# --- local contrast -----------------------------------------------------------------------------------------------
+
+
+def test_local_contrast_is_the_windows_mean_and_deviation_pixel_by_pixel() -> None:
+    image = torch.rand(1, 2, 6, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    window, floor = 3, 0.01
+
+    def mean_around(x: torch.Tensor, row: int, column: int) -> torch.Tensor:
+        return x[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].mean()
+
+    found = LocalContrast(window, floor)(image)
+    for channel in range(2):
+        pixels = image[0, channel]
+        centred = torch.zeros_like(pixels)
+        for row in range(6):
+            for column in range(9):
+                centred[row, column] = pixels[row, column] - mean_around(pixels, row, column)
+        for row in range(6):
+            for column in range(9):
+                deviation = (mean_around(centred**2, row, column) + floor).sqrt()
+                assert found[0, channel, row, column].item() == pytest.approx((centred[row, column] / deviation).item())
+
+
+def test_a_student_with_local_contrast_does_not_see_exposure() -> None:
+    torch.manual_seed(0)
+    image = 4 * torch.rand(2, 3, 48, 64) - 2
+    darker = 0.5 * image - 1.0  # half the light, and another black level
+    changes = []
+    for window in (0, 9):
+        torch.manual_seed(0)
+        model = SmallResNetGeM(16, widths=(8, 8), contrast_window=window).eval()
+        with torch.no_grad():
+            bright, dark = model(image), model(darker)
+        changes.append(((bright - dark).norm() / bright.norm()).item())
+    assert changes[1] < 0.05 * changes[0]
+    with pytest.raises(ConfigError, match="contrast_window must be odd"):
+        SmallResNetGeM(16, contrast_window=8)
+    with pytest.raises(ConfigError, match="contrast_window is of image_network small-resnet"):
+        MinkLocFusion(contrast_window=9)

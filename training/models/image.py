@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.base import EmbeddingModel, output_layer, require_positive
+from training.models.contrast import LocalContrast
 from training.models.pooling import GeM
 from training.models.pretrained import torchvision_network
 from training.models.voxels import VoxelBatch
@@ -156,6 +157,7 @@ class SmallResNetGeM(ImageEncoder):
         widths: channels of the stages; the stem and every stage but the last halve the resolution.
         blocks: residual blocks per stage.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
+        contrast_window: side, pixels, of the window of ``LocalContrast`` before the network; 0 for none.
     """
 
     def __init__(
@@ -164,14 +166,20 @@ class SmallResNetGeM(ImageEncoder):
         widths: Sequence[int] = (32, 64, 128, 192),
         blocks: int = 1,
         output_norm: str = "none",
+        contrast_window: int = 0,
     ) -> None:
         super().__init__()
         require_positive(descriptor_dim=descriptor_dim, blocks=blocks, widths=min(widths, default=0))
         self.descriptor_dim = descriptor_dim
+        self.contrast: nn.Module = LocalContrast(contrast_window) if contrast_window else nn.Identity()
         self.features = small_resnet(widths, blocks)
         self.pool = GeM()
         self.project = nn.Linear(widths[-1], descriptor_dim)
         self.output = output_layer(output_norm, descriptor_dim)
+
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
+        """As ``ImageEncoder``."""
+        return super().forward(None if images is None else self.contrast(images))
 
 
 def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
