@@ -118,7 +118,7 @@ BENCHMARKS = (
     _here("search"),
     _here("node_share", "--seconds 30"),
     _here("recording", "--seconds 15 --repeats 2"),
-    _here("ingest", "--seconds 20 --bags 1 --compression zstd"),
+    _here("ingest", "--seconds 30 --compression zstd"),
 )
 
 

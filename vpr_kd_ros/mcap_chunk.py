@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, ChunkIndex, Message, Schema
@@ -47,13 +48,14 @@ class Room(threading.local):
     """Memory that a thread uses again and again."""
 
     def __init__(self) -> None:
-        self._bytes = bytearray()
+        self._bytes = np.empty(0, dtype=np.uint8)
 
     def of(self, size: int) -> memoryview:
         """So many bytes; what was in them is overwritten."""
         if len(self._bytes) < size:
-            self._bytes = bytearray(size)
-        return memoryview(self._bytes)[:size]
+            # Not zeroed: a damaged chunk that claims to be huge takes no memory that is never written.
+            self._bytes = np.empty(size, dtype=np.uint8)
+        return self._bytes.data[:size]
 
 
 class Unpacker:
