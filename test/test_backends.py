@@ -20,7 +20,7 @@ from support.networks import save_both
 from support.tiny import TINY_PREPROCESS, TinyNet, export_tiny, picture, save_tiny_student
 from training.onnx_model import to_onnx
 from vpr_kd_ros import build_engine
-from vpr_kd_ros.backends import choice, tensorrt_backend, torch_tensorrt_backend
+from vpr_kd_ros.backends import choice, engines, tensorrt_backend, torch_tensorrt_backend
 from vpr_kd_ros.backends.choice import Runtime, Wanted, open_backend
 from vpr_kd_ros.backends.devices import cpu_name, driver_version
 from vpr_kd_ros.backends.half import to_half
@@ -346,9 +346,9 @@ def test_an_engines_key_changes_with_all_that_it_depends_on(
     def key(
         student: Path, precision: str = "fp16", version: str = "10.3.0", gpu: str = "Orin", driver: str = "540"
     ) -> Any:
-        monkeypatch.setattr(tensorrt_backend, "gpu_name", lambda device: gpu)
-        monkeypatch.setattr(tensorrt_backend, "driver_version", lambda: driver)
-        return tensorrt_backend.engine_key(StudentFile.open(student), CUDA, precision, version)
+        monkeypatch.setattr(engines, "gpu_name", lambda device: gpu)
+        monkeypatch.setattr(engines, "driver_version", lambda: driver)
+        return tensorrt_backend.key_of(StudentFile.open(student), CUDA, precision, version)
 
     folder = tmp_path / "other"
     folder.mkdir()

@@ -20,7 +20,7 @@ import numpy as np
 
 from vpr_kd_ros.backends import PRECISIONS
 from vpr_kd_ros.backends.cache import cache_folder
-from vpr_kd_ros.errors import VprError
+from vpr_kd_ros.command_line import run_command
 from vpr_kd_ros.student import Student
 
 
@@ -62,12 +62,7 @@ def run(args: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the executable ``build_engine``."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except VprError as error:
-        print(f"build_engine: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 
 from vpr_kd_ros import map_operations
-from vpr_kd_ros.errors import ConfigError, DataError, VprError
+from vpr_kd_ros.command_line import run_command
+from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.map_files import MapContent, read_map, write_map
 
 
@@ -125,12 +126,7 @@ def _write(output: Path, data: bytes, what: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the executable ``map_tool``."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except VprError as error:
-        print(f"map_tool: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(parser(), run, arguments)
 
 
 if __name__ == "__main__":

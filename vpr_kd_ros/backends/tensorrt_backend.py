@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from vpr_kd_ros.backends.cache import Entry, Key, Notice, load_or_build
-from vpr_kd_ros.backends.devices import driver_version, gpu_name
+from vpr_kd_ros.backends.devices import gpu_name
+from vpr_kd_ros.backends.engines import engine_key
 from vpr_kd_ros.backends.half import to_half
 from vpr_kd_ros.errors import ConfigError, MissingDependencyError
 from vpr_kd_ros.student_file import StudentFile
@@ -53,7 +54,7 @@ class TensorRTBackend:
             self._logger = self._trt.Logger(self._trt.Logger.WARNING)
             self._runtime = self._trt.Runtime(self._logger)
             self._engine = load_or_build(
-                Entry(engine_key(file, self.device, precision, str(self._trt.__version__))),
+                Entry(key_of(file, self.device, precision, str(self._trt.__version__))),
                 lambda: self._build(to_half(model) if precision == "fp16" else model),
                 self._load,
                 notice,
@@ -152,18 +153,7 @@ def import_tensorrt(device: torch.device) -> Any:
     return tensorrt
 
 
-def engine_key(file: StudentFile, device: torch.device, precision: str, version: str) -> Key:
+def key_of(file: StudentFile, device: torch.device, precision: str, version: str) -> Key:
     """What an engine of this student, on this device, in this TensorRT, depends on."""
-    return Key(
-        name=f"tensorrt-{precision}",
-        fingerprint=file.metadata.fingerprint,
-        machine=gpu_name(device),
-        parts={
-            "driver": driver_version(),
-            "tensorrt": version,
-            "cuda": str(torch.version.cuda),
-            "student": file.digests().get("onnx", ""),
-            "batch": str(MAX_BATCH),
-            "networks": str(NETWORKS),
-        },
-    )
+    parts = {"tensorrt": version, "batch": str(MAX_BATCH), "networks": str(NETWORKS)}
+    return engine_key("tensorrt", file, "onnx", device, precision, parts)

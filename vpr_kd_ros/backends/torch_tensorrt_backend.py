@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vpr_kd_ros.backends.cache import Entry, Key, Notice, load_or_build
-from vpr_kd_ros.backends.devices import driver_version, gpu_name
+from vpr_kd_ros.backends.engines import engine_key
 from vpr_kd_ros.errors import ConfigError, MissingDependencyError
 from vpr_kd_ros.student_file import StudentFile
 
@@ -40,7 +40,7 @@ class TorchTensorRTBackend:
         require_torch_tensorrt(device)
         self.device = torch.device("cuda", device.index or 0)
         self._half = precision == "fp16"
-        entry = Entry(engine_key(file, self.device, precision))
+        entry = Entry(key_of(file, self.device, precision))
         self._module: Any = None
 
         def build() -> bytes:
@@ -127,18 +127,11 @@ def require_torch_tensorrt(device: torch.device) -> None:
         )
 
 
-def engine_key(file: StudentFile, device: torch.device, precision: str) -> Key:
+def key_of(file: StudentFile, device: torch.device, precision: str) -> Key:
     """What an engine of this student, on this device, in this torch-tensorrt, depends on."""
-    return Key(
-        name=f"torch-tensorrt-{precision}",
-        fingerprint=file.metadata.fingerprint,
-        machine=gpu_name(device),
-        parts={
-            "driver": driver_version(),
-            "torch": torch.__version__,
-            "torch_tensorrt": importlib.metadata.version("torch_tensorrt"),
-            "cuda": str(torch.version.cuda),
-            "student": file.digests().get("program", ""),
-            "batch": str(MAX_BATCH),
-        },
-    )
+    parts = {
+        "torch": torch.__version__,
+        "torch_tensorrt": importlib.metadata.version("torch_tensorrt"),
+        "batch": str(MAX_BATCH),
+    }
+    return engine_key("torch-tensorrt", file, "program", device, precision, parts)
