@@ -13,6 +13,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from vpr_kd_ros.conversions import header, pose_to_message
 from vpr_kd_ros.geometry import Floats
 from vpr_kd_ros.match import Match
+from vpr_kd_ros.nodes.cameras import prefixed
 
 GREY = ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.8)
 GREEN = ColorRGBA(r=0.1, g=0.8, b=0.2, a=1.0)
@@ -90,7 +91,8 @@ def match_picture(
     picture = np.concatenate(panels, axis=1)
     verdict = f"place {match.place_id}, similarity {match.similarity:.2f}, probability {match.probability:.2f}"
     colour = (26, 204, 51) if match.accepted else (255, 153, 0)
-    cv2.putText(picture, match.reason or verdict, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+    text = prefixed(match.camera, match.reason or verdict)
+    cv2.putText(picture, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
     _, jpeg = cv2.imencode(".jpg", np.ascontiguousarray(picture[:, :, ::-1]))
     return CompressedImage(header=header(match.stamp_ns, frame_id), format="jpeg", data=jpeg.tobytes())
 
