@@ -13,7 +13,6 @@ from torch import Tensor
 
 from training.models import MODELS, build_model, describe_models, voxelise
 from training.models.base import EmbeddingModel
-from training.models.contrast import LocalContrast
 from training.models.fusion import MinkLocFusion
 from training.models.image import SmallResNetGeM
 from training.models.multilevel import LabelEncoding
@@ -308,42 +307,27 @@ def test_each_model_has_one_line_of_description() -> None:
     assert all(len(line) > 20 and line.endswith(".") for line in lines.values())
 
 
-# --- local contrast -----------------------------------------------------------------------------------------------
+# --- normalisation by image ---------------------------------------------------------------------------------------
 
 
-def test_local_contrast_is_the_windows_mean_and_deviation_pixel_by_pixel() -> None:
-    image = torch.rand(1, 2, 6, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    window, floor = 3, 0.01
-
-    def mean_around(x: torch.Tensor, row: int, column: int) -> torch.Tensor:
-        return x[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].mean()
-
-    found = LocalContrast(window, floor)(image)
-    for channel in range(2):
-        pixels = image[0, channel]
-        centred = torch.zeros_like(pixels)
-        for row in range(6):
-            for column in range(9):
-                centred[row, column] = pixels[row, column] - mean_around(pixels, row, column)
-        for row in range(6):
-            for column in range(9):
-                deviation = (mean_around(centred**2, row, column) + floor).sqrt()
-                assert found[0, channel, row, column].item() == pytest.approx((centred[row, column] / deviation).item())
-
-
-def test_a_student_with_local_contrast_does_not_see_exposure() -> None:
-    torch.manual_seed(0)
-    image = 4 * torch.rand(2, 3, 48, 64) - 2
+def test_a_student_that_normalises_by_image_does_not_see_exposure() -> None:
+    image = 4 * torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0)) - 2
     darker = 0.5 * image - 1.0  # half the light, and another black level
     changes = []
-    for window in (0, 9):
+    for norm in ("batch", "instance"):
         torch.manual_seed(0)
-        model = SmallResNetGeM(16, widths=(8, 8), contrast_window=window).eval()
+        model = SmallResNetGeM(16, widths=(8, 8), norm=norm).eval()
         with torch.no_grad():
             bright, dark = model(image), model(darker)
         changes.append(((bright - dark).norm() / bright.norm()).item())
-    assert changes[1] < 0.05 * changes[0]
-    with pytest.raises(ConfigError, match="contrast_window must be odd"):
-        SmallResNetGeM(16, contrast_window=8)
-    with pytest.raises(ConfigError, match="contrast_window is of image_network small-resnet"):
-        MinkLocFusion(contrast_window=9)
+    assert changes[1] < 1e-3 < changes[0]
+
+
+def test_residual_branches_but_the_last_stages_are_normalised_by_image() -> None:
+    features = SmallResNetGeM(16, widths=(8, 12, 16), norm="instance").features
+    kinds = [[type(m).__name__ for m in block.body if "Norm" in type(m).__name__] for block in list(features)[3:]]
+    assert kinds == [["InstanceNorm2d"] * 2, ["InstanceNorm2d"] * 2, ["BatchNorm2d"] * 2]
+    with pytest.raises(ConfigError, match="norm"):
+        SmallResNetGeM(16, norm="layer")
+    with pytest.raises(ConfigError, match="norm is of image_network small-resnet"):
+        MinkLocFusion(norm="instance")

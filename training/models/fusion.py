@@ -23,7 +23,7 @@ class MinkLocFusion(EmbeddingModel):
         cloud_dim, image_dim: sizes of the two descriptors; the fused one is their sum.
         image_network: "resnet18" (as published) or "small-resnet" (for small images, from scratch).
         pretrained: weights of resnet18, see ``MinkLoc2D``.
-        contrast_window: of small-resnet, see ``SmallResNetGeM``.
+        norm: of small-resnet, see ``SmallResNetGeM``.
         voxel_size, planes, layers, top_down, first_kernel, sparse_backend: see ``MinkLoc3D``.
         output_norm: "none" or "batchnorm", of each of the two.
     """
@@ -44,7 +44,7 @@ class MinkLocFusion(EmbeddingModel):
         first_kernel: int = 5,
         output_norm: str = "none",
         sparse_backend: str = "torch",
-        contrast_window: int = 0,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         self.cloud = MinkLoc3D(
@@ -52,13 +52,13 @@ class MinkLocFusion(EmbeddingModel):
         )
         self.image: ImageEncoder
         if image_network == "resnet18":
-            if contrast_window:
-                raise ConfigError("model option contrast_window is of image_network small-resnet; leave it 0")
+            if norm != "batch":
+                raise ConfigError("model option norm is of image_network small-resnet; leave it batch")
             self.image = MinkLoc2D(image_dim, pretrained, output_norm)
         elif image_network == "small-resnet":
             if pretrained:
                 raise ConfigError("model option pretrained: small-resnet has no published weights; leave it false")
-            self.image = SmallResNetGeM(image_dim, output_norm=output_norm, contrast_window=contrast_window)
+            self.image = SmallResNetGeM(image_dim, output_norm=output_norm, norm=norm)
         else:
             raise ConfigError(f"model option image_network must be 'resnet18' or 'small-resnet', got {image_network!r}")
         self.descriptor_dim = cloud_dim + image_dim

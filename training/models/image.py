@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from training.models.base import EmbeddingModel, output_layer, require_positive
-from training.models.contrast import LocalContrast
 from training.models.pooling import GeM
 from training.models.pretrained import torchvision_network
 from training.models.voxels import VoxelBatch
@@ -128,16 +128,16 @@ class MobileNetV2GeM(ImageEncoder):
 
 
 class BasicBlock(nn.Module):
-    """Residual block of two 3x3 convolutions (He et al., CVPR 2016)."""
+    """Residual block of two 3x3 convolutions (He et al., CVPR 2016); ``norm`` makes the residual branch's normalisation."""
 
-    def __init__(self, cin: int, cout: int, stride: int) -> None:
+    def __init__(self, cin: int, cout: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(cout),
+            norm(cout),
             nn.ReLU(inplace=True),
             nn.Conv2d(cout, cout, 3, padding=1, bias=False),
-            nn.BatchNorm2d(cout),
+            norm(cout),
         )
         self.shortcut: nn.Module = nn.Identity()
         if cin != cout or stride != 1:
@@ -157,7 +157,9 @@ class SmallResNetGeM(ImageEncoder):
         widths: channels of the stages; the stem and every stage but the last halve the resolution.
         blocks: residual blocks per stage.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
-        contrast_window: side, pixels, of the window of ``LocalContrast`` before the network; 0 for none.
+        norm: "batch", or "instance": the image, and the residual branches of all stages but the last, are normalised by
+            their own mean and deviation and not by those of the training's images. As in IBN-Net (Pan et al., ECCV 2018)
+            both kinds are there; light and weather that nobody trained for disturb the later layers far less.
     """
 
     def __init__(
@@ -166,24 +168,29 @@ class SmallResNetGeM(ImageEncoder):
         widths: Sequence[int] = (32, 64, 128, 192),
         blocks: int = 1,
         output_norm: str = "none",
-        contrast_window: int = 0,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         require_positive(descriptor_dim=descriptor_dim, blocks=blocks, widths=min(widths, default=0))
         self.descriptor_dim = descriptor_dim
-        self.contrast: nn.Module = LocalContrast(contrast_window) if contrast_window else nn.Identity()
-        self.features = small_resnet(widths, blocks)
+        by_image = choice("norm", norm, ("batch", "instance")) == "instance"
+        self.standardise: nn.Module = nn.InstanceNorm2d(3) if by_image else nn.Identity()
+        self.features = small_resnet(widths, blocks, by_image)
         self.pool = GeM()
         self.project = nn.Linear(widths[-1], descriptor_dim)
         self.output = output_layer(output_norm, descriptor_dim)
 
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """As ``ImageEncoder``."""
-        return super().forward(None if images is None else self.contrast(images))
+        return super().forward(None if images is None else self.standardise(images))
 
 
-def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
-    """Stem and stages of stride 2, a last one of stride 1: (B, 3, H, W) to (B, C, H / 2^n, W / 2^n) for n stages."""
+def small_resnet(widths: Sequence[int], blocks: int, by_image: bool) -> nn.Sequential:
+    """Stem and stages of stride 2, a last one of stride 1: (B, 3, H, W) to (B, C, H / 2^n, W / 2^n) for n stages.
+
+    ``by_image`` normalises the residual branches of all stages but the last image by image.
+    """
+    early: Callable[[int], nn.Module] = partial(nn.InstanceNorm2d, affine=True) if by_image else nn.BatchNorm2d
     stem = [
         nn.Conv2d(3, widths[0], kernel_size=5, stride=2, padding=2, bias=False),
         nn.BatchNorm2d(widths[0]),
@@ -192,7 +199,9 @@ def small_resnet(widths: Sequence[int], blocks: int) -> nn.Sequential:
     stages: list[nn.Module] = []
     width = widths[0]
     for stage, plane in enumerate(widths):
+        last = stage == len(widths) - 1
         for block in range(blocks):
-            stages.append(BasicBlock(width, plane, stride=2 if block == 0 and stage < len(widths) - 1 else 1))
+            stride = 2 if block == 0 and not last else 1
+            stages.append(BasicBlock(width, plane, stride, nn.BatchNorm2d if last else early))
             width = plane
     return nn.Sequential(*stem, *stages)
