@@ -128,7 +128,7 @@ class MobileNetV2GeM(ImageEncoder):
 
 
 class BasicBlock(nn.Module):
-    """Residual block of two 3x3 convolutions (He et al., CVPR 2016); ``norm`` makes the residual branch's normalisation."""
+    """Residual block of two 3x3 convolutions (He et al., CVPR 2016); ``norm`` makes its branch's normalisation."""
 
     def __init__(self, cin: int, cout: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -158,8 +158,8 @@ class SmallResNetGeM(ImageEncoder):
         blocks: residual blocks per stage.
         output_norm: "none" or "batchnorm" (see ``output_layer``).
         norm: "batch", or "instance": the image, and the residual branches of all stages but the last, are normalised by
-            their own mean and deviation and not by those of the training's images. As in IBN-Net (Pan et al., ECCV 2018)
-            both kinds are there; light and weather that nobody trained for disturb the later layers far less.
+            their own mean and deviation and not by those of the training's images. Both kinds are there, as in IBN-Net
+            (Pan et al., ECCV 2018); light and weather that nobody trained for disturb the later layers far less.
     """
 
     def __init__(
