@@ -66,7 +66,7 @@ class Areas:
             if not area.strip() or "/" in area or area.startswith("."):
                 raise ConfigError(f"areas: {area!r} cannot be the name of a folder")
             boxes = _boxes(corners)
-            if not boxes or any(len(box) != 4 or box[0] >= box[2] or box[1] >= box[3] for box in boxes):
+            if not boxes or not all(len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in boxes):
                 raise ConfigError(f"areas: {area} is {corners}; wants x min, y min, x max, y max of each box")
 
     def parts(self, name: str, region: str) -> list[Part]:
