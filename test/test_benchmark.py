@@ -269,5 +269,10 @@ def test_a_suite_runs_goes_on_and_reports(tmp_path: Path, data: Path) -> None:
     assert "MSE" in page
     assert page.count("data:image/png") >= 14
     assert "http" not in page.replace("http-equiv", "")
+    lost.unlink()
+    partly = benchmark("--seeds", "3", "--report")
+    assert partly.returncode == 0, partly.stderr[-2000:]
+    assert "1 trainings of this table are not done." in partly.stdout
+    assert not lost.exists()
     for name in ("one.md", "one.csv", "two.md"):
         assert (tmp_path / "out" / "tables" / name).exists()

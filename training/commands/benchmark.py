@@ -29,7 +29,7 @@ kept: the same command goes on where the last one stopped.
 Example: python -m training benchmark --suite quick --out out/quick
 
 Job array: --list prints the command of every training, teachers first; each may run on another machine that shares the
-folder. Then run the command without --cell for the tables."""
+folder. Then run the command without --cell for the tables, or with --report for those of what is done."""
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -47,6 +47,7 @@ def parser() -> jsonargparse.ArgumentParser:
     result.add_argument("--workers", type=int, help="trainings at a time; default: one a GPU, or one")
     result.add_argument("--cell", type=str, help="run this one training and nothing else")
     result.add_argument("--list", action="store_true", help="print the command of every training and run nothing")
+    result.add_argument("--report", action="store_true", help="train nothing; tables and report of what is done")
     return result
 
 
@@ -67,11 +68,15 @@ def run(args: jsonargparse.Namespace) -> None:
         print("\n".join(" ".join([*command, cell.name]) for cell in cells))
         return
     workers = args.workers or max(1, torch.cuda.device_count())
-    prepare_data(place, max(2, workers))
+    if not args.report:
+        prepare_data(place, max(2, workers))
     if args.cell:
         run_cell(place, find_cell(cells, args.cell))
         return
-    failed = run_cells(place, cells) if workers == 1 else run_cells_in_processes(place, cells, workers, command)
+    if args.report:
+        failed = []
+    else:
+        failed = run_cells(place, cells) if workers == 1 else run_cells_in_processes(place, cells, workers, command)
     filled = write_tables(place)
     print("\n".join(markdown(table) for table in filled.values()))
     print(f"report: {write_report(place, filled)}")
