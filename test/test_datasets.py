@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from training.__main__ import main
 from training.ingest.dataset_frames import DatasetConfig
 from training.ingest.datasets import ingest_dataset
+from training.ingest.submap_lists import submaps_of
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
 
@@ -80,6 +82,39 @@ def test_robotcar_with_submaps(tmp_path: Path) -> None:
     assert np.abs(session.image(0)[16, 24].astype(int) - [200, 100, 30]).max() <= 5
     assert session.info.drops == {"no image near the submap in time": 1, "unreadable": 1}
     assert max(map(abs, session.info.offsets_ms)) > 900
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, ("touch /tmp/vpr_kd_ros_evil",))
+
+
+def test_a_pickle_of_pointnetvlad_chooses_submaps_and_runs_no_code(tmp_path: Path) -> None:
+    folder = robotcar_folder(tmp_path / "2014-05-19")
+    position = {"northing": np.float64(1.5), "easting": np.float64(2.5)}
+    database = [
+        {i: {"query": f"oxford/{run}/pointcloud_20m/{START_US + i * 1_000_000}.bin", **position} for i in (1, 3)}
+        for run in ("2014-05-19", "2015-01-01")
+    ]
+    pickles = tmp_path / "database.pickle"
+    pickles.write_bytes(pickle.dumps(database))
+    (written,) = ingest_dataset("robotcar", folder, tmp_path / "out", DatasetConfig("oxford", submaps=str(pickles)))
+    assert ((Session(written.path).positions[:, 1] - 5_735_000) / 10).tolist() == [1, 3]
+    assert "dropped, not in the list: 3" in written.notices
+    (tmp_path / "runs.pickle").write_bytes(pickle.dumps({0: database[1][1]}))
+    with pytest.raises(DataError, match="lists 1 submaps, none of the run 2014-05-19"):
+        submaps_of(tmp_path / "runs.pickle", "2014-05-19")
+    for content, words in (
+        (pickle.dumps({0: {"query": Evil()}}), "it holds a posix.system"),
+        (pickle.dumps(database)[:-20], "not a readable pickle"),
+        (b"", "not a readable pickle"),
+        (pickle.dumps({0: {"file": "a"}}), "wants entries with the submap's file as query"),
+        (pickle.dumps(7), "wants entries"),
+    ):
+        pickles.write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            submaps_of(pickles, "2014-05-19")
+    assert not Path("/tmp/vpr_kd_ros_evil").exists()
 
 
 def test_areas_are_cut_out_of_a_run_with_a_margin_around_them(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ DESCRIPTION = """Turn folders of public data sets into sessions, one for each fo
 
 utm-images: images named @UTM_east@UTM_north@...@.jpg, as the benchmarks of visual place recognition have them.
 robotcar: one run of Oxford RobotCar (stereo/centre/*.png, named by microseconds) with PointNetVLAD's
-pointcloud_locations_20m.csv and pointcloud_20m/*.bin. Pickles are not read.
+pointcloud_locations_20m.csv and pointcloud_20m/*.bin; --submaps takes those of one of its pickles alone.
 boreas: one sequence of Boreas (camera/*.png, lidar/*.bin, applanix/lidar_poses.csv).
 
 Example: python -m training ingest-dataset --format robotcar 2014-05-19 --out sessions/train --region oxford
 """
+SUBMAPS_HELP = (
+    "robotcar: a pickle of PointNetVLAD (training_queries_baseline, oxford_evaluation_database or -query): only the "
+    "submaps that it lists become keyframes; nothing but plain values is read of it"
+)
 
 
 def parser() -> jsonargparse.ArgumentParser:
@@ -30,6 +34,7 @@ def parser() -> jsonargparse.ArgumentParser:
     result.add_argument("--condition", type=str, default="unknown", help="light, weather or season")
     result.add_argument("--time_tolerance_s", type=float, default=0.1, help="robotcar: between an image and its submap")
     result.add_argument("--cloud_scale", type=float, default=1.0, help="robotcar: metres in a unit of the submaps")
+    result.add_argument("--submaps", type=str | None, default=None, help=SUBMAPS_HELP)
     result.add_argument("--keyframe_distance_m", type=float, default=1.0, help="boreas: between keyframes")
     result.add_argument("--areas", type=dict[str, list[float]] | None, default=None, help=BOXES_HELP)
     result.add_argument("--area_margin_m", type=float, default=25.0, help=MARGIN_HELP)

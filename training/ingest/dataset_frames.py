@@ -23,6 +23,7 @@ class DatasetConfig:
         region, condition: of the session.
         time_tolerance_s: largest distance in time between an image and its submap.
         cloud_scale: metres in a unit of the submaps; PointNetVLAD's are scaled to -1 .. 1, each by itself.
+        submaps: RobotCar: a pickle of PointNetVLAD; only the submaps that it lists become keyframes.
         max_image_side_px: shrink images whose longer side is longer.
         keyframe_distance_m: Boreas: a keyframe wherever the car is this far from the last one.
         areas, area_margin_m: what is cut out of each drive, see ``training.ingest.areas``.
@@ -35,6 +36,7 @@ class DatasetConfig:
     condition: str = "unknown"
     time_tolerance_s: float = 0.1
     cloud_scale: float = 1.0
+    submaps: str | None = None
     max_image_side_px: int | None = None
     keyframe_distance_m: float = 1.0
     areas: dict[str, list[float]] | None = None

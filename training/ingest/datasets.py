@@ -1,6 +1,6 @@
 """Public data sets as sessions: image folders of the VPR benchmarks, RobotCar with PointNetVLAD's submaps, Boreas.
 
-Only text, images and raw numbers are read; the pickles that come with some of these data sets are not loaded.
+Only text, images and raw numbers are read, and PointNetVLAD's pickles as ``training.ingest.submap_lists`` does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from training.ingest.boreas import boreas
 from training.ingest.dataset_frames import DatasetConfig, Found, Frame
 from training.ingest.keyframes import shrink
 from training.ingest.select import nearest
+from training.ingest.submap_lists import submaps_of
 from training.sessions import SessionInfo, SessionWriter
 from vpr_kd_ros.decode import image_from_message
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -139,6 +140,9 @@ def _robotcar(folder: Path, config: DatasetConfig) -> Found:
     chosen = times[nearest(stamps, times)]
     offsets_ms = (chosen - stamps) / 1e3
     near = np.abs(offsets_ms) <= config.time_tolerance_s * 1e3
+    listed = np.ones(len(stamps), dtype=bool)
+    if config.submaps is not None:
+        listed = np.isin(stamps, list(submaps_of(Path(config.submaps), folder.name)))
     frames = [
         Frame(
             int(chosen[i]) * MICROSECOND_NS,
@@ -147,9 +151,11 @@ def _robotcar(folder: Path, config: DatasetConfig) -> Found:
             partial(_read_submap, clouds / f"{stamps[i]}.bin", config.cloud_scale),
         )
         for i, pose in enumerate(map(Pose.planar, positions[:, 0], positions[:, 1], course(positions)))
-        if near[i]
+        if near[i] and listed[i]
     ]
-    drops = Counter({"no image near the submap in time": int((~near).sum())})
+    drops = Counter(
+        {"no image near the submap in time": int((listed & ~near).sum()), "not in the list": int((~listed).sum())}
+    )
     notices = ["headings are the direction of travel from submap to submap"]
     if config.cloud_scale == 1.0:
         notices.append("submaps are taken as metres; those scaled to -1 .. 1 want --cloud_scale")
