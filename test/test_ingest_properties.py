@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -117,6 +117,7 @@ def check_keyframes(session: Session, damaged: set[int]) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(how=changes, storage=st.sampled_from(["recorder", "mcap", "sqlite3"]))
+@example(how=[(2, "swap", 1, 0)], storage="recorder")  # a first cloud that names the camera's frame
 def test_damaged_messages_are_refused_or_dropped_and_counted(
     how: list[tuple[int, str, int, int]], storage: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,9 @@ from training.ingest.stamps import Stamps
 from training.ingest.topics import Roles
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats, Ints, Trajectory
+
+FRAMES_LOOKED_AT = 25
+"""Clouds whose frame is asked for; the most frequent one counts, so that one damaged message moves no others."""
 
 
 @dataclass
@@ -55,6 +59,7 @@ def scan(bag: Bag, roles: Roles, config: IngestConfig, progress: Progress) -> Sc
     static = {t.name for t in bag.topics.values() if t.type == TF_TYPE and t.name.endswith("tf_static")}
     stamps = {role: Stamps() for role in sensors.values()}
     times = {role: array("q") for role in sensors.values()}
+    frames: Counter[str] = Counter()
     source = pose_source(bag, roles, config)
     posed = set(source.topics) if source is not None else set()
     wanted = set(sensors) | static | posed
@@ -68,12 +73,14 @@ def scan(bag: Bag, roles: Roles, config: IngestConfig, progress: Progress) -> Sc
             role = sensors[topic]
             stamps[role].add(bag, topic, log_time, data)
             times[role].append(log_time)
-            if role == "lidar" and not found.lidar_frame:
-                found.lidar_frame = _frame_id(bag, topic, data)
+            if role == "lidar" and frames.total() < FRAMES_LOOKED_AT:
+                frames[_frame_id(bag, topic, data)] += 1
     for topic, role in sensors.items():
         found.stamps_ns[role] = np.frombuffer(stamps[role].values, dtype=np.int64)
         found.times_ns[role] = np.frombuffer(times[role], dtype=np.int64)
         found.notices.extend(stamps[role].notices(topic))
+    del frames[""]
+    found.lidar_frame = frames.most_common(1)[0][0] if frames else ""
     if source is not None:
         poses = source.poses()
         found.trajectory, found.pose_frame, found.base_frame = poses.trajectory, poses.frame, poses.base_frame
