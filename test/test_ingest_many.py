@@ -166,6 +166,42 @@ def test_two_at_once_do_not_write_one_session(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"images", "keyframes.parquet", "session.json"}
 
 
+def test_a_session_that_is_finished_by_another_in_between_is_left_as_it_is(tmp_path: Path) -> None:
+    bag = bags.write_bag(tmp_path / "drive", drive())
+
+    class Overtaken(Progress):
+        def of(self, stage: str, *args: Any) -> Any:
+            ingest(bag, tmp_path / "out", config(), Progress())
+            return super().of(stage, *args)
+
+    (outcome,) = ingest(bag, tmp_path / "out", config(), Overtaken())
+    assert not outcome.written
+    assert outcome.keyframes == len(Session(tmp_path / "out" / "drive"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["drive"]
+
+
+def test_a_session_that_is_being_finished_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = SessionInfo("s", "town")
+    refusals: list[str] = []
+    rename = os.rename
+
+    def rename_beside_another_writer(source: Path, target: Path) -> None:
+        for step in (lambda: None, lambda: rename(source, target)):
+            step()
+            with pytest.raises(DataError) as refusal:
+                SessionWriter(tmp_path / "s", info, resume_key="k")
+            refusals.append(str(refusal.value))
+
+    with SessionWriter(tmp_path / "s", info, resume_key="k") as writer:
+        writer.add(1, np.zeros((8, 8, 3), np.uint8))
+        monkeypatch.setattr(os, "rename", rename_beside_another_writer)
+    assert "another process" in refusals[0]
+    assert "exists already" in refusals[1]
+    assert len(Session(tmp_path / "s")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {"images", "keyframes.parquet", "session.json"}
+
+
 def test_an_error_in_the_data_leaves_nothing_but_a_full_disk_what_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +267,15 @@ def test_when_the_first_process_is_killed_the_others_end_and_go_on_later(tmp_pat
     folder = tmp_path / "fleet"
     for name in ("a", "b"):
         bags.write_bag(folder / name, drive(250))
+    # Slow enough that neither bag is done before the other has begun, whatever else the machine does.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if '--multiprocessing-fork' in sys.argv:\n"
+        "    import training.session_journal as j\n"
+        "    add = j.Journal.add\n"
+        "    j.Journal.add = lambda *args: (time.sleep(0.05), add(*args))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     words = [
         sys.executable,
         "-m",
@@ -242,7 +287,7 @@ def test_when_the_first_process_is_killed_the_others_end_and_go_on_later(tmp_pat
         "--region",
         "town",
     ]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     partials = [tmp_path / "out" / f".{name}.partial" / "images" for name in "ab"]
     give_up = time.monotonic() + 60
     while not all(p.is_dir() and len(list(p.iterdir())) > 5 for p in partials) and time.monotonic() < give_up:

@@ -65,9 +65,9 @@ class Journal:
         """Unlock it."""
         self._stream.close()
 
-    def remove(self) -> None:
-        """Unlock and delete it: the session is whole."""
-        (self.folder / NAME).unlink()
+    def remove(self, folder: Path) -> None:
+        """Delete it from where the folder is now, and unlock it: the session is whole."""
+        (folder / NAME).unlink()
         self.close()
 
     def _append(self, values: dict[str, Any]) -> None:

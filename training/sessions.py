@@ -304,6 +304,10 @@ class SessionWriter:
     def _go_on(self, key: str) -> None:
         """Take over what an earlier writer with the key has written, and remove all else."""
         self._journal = Journal(self._work, key)
+        if self.path.exists():  # finished by another writer since it was looked for
+            self._journal.close()
+            shutil.rmtree(self._work, ignore_errors=True)
+            raise DataError(f"{self.path}: exists already; remove it or choose another folder")
         self._rows = self._journal.rows
         self.remembered = self._journal.entries
         for path in self._work.rglob("*"):
@@ -331,9 +335,10 @@ class SessionWriter:
             if not any((self._work / folder).iterdir()):
                 (self._work / folder).rmdir()
         self._work.chmod(0o755)
-        if self._journal is not None:
-            self._journal.remove()
         os.rename(self._work, self.path)
+        # Until here the journal is locked: a writer that took over in between would clear the folder.
+        if self._journal is not None:
+            self._journal.remove(self.path)
 
 
 def load_sessions(paths: Iterable[str | Path]) -> list[Session]:

@@ -67,25 +67,29 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig, progress:
         region = bag.path.resolve().parent.name if config.region == AUTO else config.region
         parts = config.cut.parts(config.name or session_name(bag.path), region)
         # What is there already must not be overwritten; where the drive never came into an area, nothing is.
-        outcomes = [
-            _left_alone(folder, provenance) for part in parts if (folder := Path(output) / part.folder).exists()
-        ]
+        folders = {Path(output) / part.folder: part for part in parts}
+        outcomes = {folder: _left_alone(folder, provenance) for folder in folders if folder.exists()}
         if len(outcomes) == len(parts):
-            return outcomes
+            return list(outcomes.values())
         rectifier = find_rectifier(bag, roles.camera, config)
         with provenance.in_background() as source:
             found = scan(bag, roles, config, progress)
             ingestion = _Ingestion(bag, roles, config, found, _extrinsic(roles, found, config), rectifier, progress)
             selection = ingestion.select()
-            for part in parts:
+            for folder, part in folders.items():
                 chosen = selection.only(config.cut.inside(part, selection.positions))
-                if len(chosen) and not (Path(output) / part.folder).exists():
-                    outcomes.append(ingestion.write(part, Path(output) / part.folder, chosen, source.result()))
+                if folder in outcomes or not len(chosen):
+                    continue
+                files = source.result()
+                if folder.exists():  # another process has finished it since
+                    outcomes[folder] = _left_alone(folder, provenance)
+                else:
+                    outcomes[folder] = ingestion.write(part, folder, chosen, files)
         if not outcomes:
             raise DataError(
                 f"{bag.path}: no keyframe is left: all are within area_margin_m of an area, in none of them"
             )
-        return outcomes
+        return list(outcomes.values())
 
 
 @dataclass(frozen=True)
