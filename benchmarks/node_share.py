@@ -1,14 +1,16 @@
 """What of a frame's time the localizer node spends outside the network: transport, decoding, resizing, search, answer.
 
     python benchmarks/node_share.py
-    python benchmarks/node_share.py --seconds 60 --rate 10 --backend torch --json node_share.json
+    python benchmarks/node_share.py --students mobilenetv2-gem --seconds 60 --rate 10 --backend torch
 
-A camera of 640x480 publishes over DDS; the node runs a MobileNetV2-GeM student of 240x320 (random weights) on one
-thread, with a map of 5000 places, in a process of its own, where every run of the network is timed. ``node_ms`` is the
+A camera of 640x480 publishes over DDS; the node runs a student of 240x320 (random weights) on one thread, with a map
+of 5000 places, in a process of its own, where every run of the network is timed: DistilVPR's student, which
+``config/training/distilvpr.yaml`` trains, then the lightest, of which any share is the largest. ``node_ms`` is the
 processor time of the whole process per processed frame (all its threads, DDS and deserialisation included),
-``network_ms`` what of it the network took, and ``share`` the rest over the whole. Processor time does not count waiting
-for a busy machine; frames that were received and replaced by newer ones count as the node's own. ``age`` is how old an
-image is when its answer arrives at the camera's process; allowed is a period of the camera and a run of the student.
+``network_ms`` what of it the network took, ``own_ms`` the rest, and ``share`` the rest over the whole. Processor time
+does not count waiting for a busy machine; frames that were received and replaced by newer ones count as the node's own.
+``age`` is how old an image is when its answer arrives at the camera's process; allowed is a period of the camera and a
+run of the student.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.live_node import Camera, NodeUnderTest
 from benchmarks.measuring import write_report
 
+STUDENTS = ("minkloc++2d", "mobilenetv2-gem")
 PLACES, DIM = 5000, 256
 TIMES = "NODE_SHARE_TIMES"
 
@@ -38,29 +41,30 @@ TIMES = "NODE_SHARE_TIMES"
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seconds", type=float, default=30.0, help="length (default: 30)")
+    options.add_argument("--students", nargs="+", default=STUDENTS, help=f"models (default: {' '.join(STUDENTS)})")
+    options.add_argument("--seconds", type=float, default=30.0, help="length, of each student (default: 30)")
     options.add_argument("--rate", type=float, default=30.0, help="images a second (default: 30)")
     options.add_argument("--size", type=int, nargs=2, default=(240, 320), help="network input (default: 240 320)")
     options.add_argument("--backend", default="auto", help="parameter of the node (default: auto)")
     options.add_argument("--domain", type=int, default=92, help="ROS domain that nobody else uses (default: 92)")
-    options.add_argument("--json", type=Path, help="file for the row")
+    options.add_argument("--json", type=Path, help="file for the rows")
     return options
 
 
-def make_student(path: Path, height: int, width: int) -> str:
-    """A MobileNetV2-GeM artefact with random weights; returns its fingerprint."""
+def make_student(path: Path, model: str, height: int, width: int) -> str:
+    """The artefact of a model with random weights; returns its fingerprint."""
     import torch
 
     from training.export import camera_program
-    from training.models.image import MobileNetV2GeM
+    from training.models import build_model
     from training.onnx_model import to_onnx
     from vpr_kd_ros.preprocess import Preprocess
     from vpr_kd_ros.student import StudentMetadata, save_student
 
     torch.manual_seed(0)
     preprocess = Preprocess(height, width)
-    program = camera_program(MobileNetV2GeM(DIM).eval(), preprocess)
-    metadata = StudentMetadata("mobilenetv2-gem", "none", DIM, preprocess)
+    program = camera_program(build_model(model, {"descriptor_dim": DIM}).eval(), preprocess)
+    metadata = StudentMetadata(model, "none", DIM, preprocess)
     return save_student(path, program, metadata, to_onnx(program)).fingerprint
 
 
@@ -110,10 +114,10 @@ def run_node() -> None:
     base.main(Timed)
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run node and camera, and return the row."""
+def measure(args: argparse.Namespace, model: str, folder: Path) -> dict[str, Any]:
+    """Run node and camera, and return the row of a student."""
     height, width = args.size
-    make_map(folder / "map", make_student(folder / "student.pt2", height, width))
+    make_map(folder / "map", make_student(folder / "student.pt2", model, height, width))
     os.environ[TIMES] = str(folder / "times.json")
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(10)]
@@ -137,16 +141,18 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     finally:
         node.end()
     network = after["network"][len(before["network"]) :]
+    network_ms = float(np.mean(network))
     per_frame = (after["cpu"] - before["cpu"]) * 1e3 / len(network)
     runtime = next((line for line in node.output.splitlines() if "runs with" in line), "").split("runs with ")[-1]
     return {
-        "student": f"mobilenetv2-gem {height}x{width}",
+        "student": f"{model} {height}x{width}",
         "runtime": runtime,
         "received": after["received"] - before["received"],
         "processed": len(network),
         "node_ms": round(per_frame, 2),
-        "network_ms": round(float(np.mean(network)), 2),
-        "share": round(1 - float(np.mean(network)) / per_frame, 3),
+        "network_ms": round(network_ms, 2),
+        "own_ms": round(per_frame - network_ms, 2),
+        "share": round(1 - network_ms / per_frame, 3),
         "wall_p50_ms": {step: round(value, 2) for step, value in after["steps"].items()},
         "age_p50_ms": round(float(np.percentile(latency, 50)), 1),
         "age_p99_ms": round(float(np.percentile(latency, 99)), 1),
@@ -156,11 +162,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Run and return the row."""
+    """Run and return the rows."""
     args = parser().parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(args, Path(folder))]
-    print("\n".join(f"{key}: {value}" for key, value in rows[0].items()))
+    rows = []
+    for model in args.students:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(args, model, Path(folder)))
+        print("\n".join(f"{key}: {value}" for key, value in rows[-1].items()), end="\n\n")
     write_report(args.json, "node_share", rows)
     return rows
 

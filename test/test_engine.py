@@ -15,6 +15,7 @@ import yaml
 from support.training_runs import STUDENT, TEACHER, write_drives
 from training.__main__ import main
 from training.data.dataset import Keyframes
+from training.data.placing import PlacingConfig
 from training.distillation import METHODS
 from training.engine.config import MethodConfig, TrainConfig, from_dict, to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
@@ -57,7 +58,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_a_run_keeps_what_it_needs_to_be_understood(teacher: Path) -> None:
     assert yaml.safe_load((teacher / "config.yaml").read_text())["model"]["name"] == "minkloc++3d"
     record = json.loads((teacher / "run.json").read_text())
-    assert record["keyframes"] == {"labelled": 48, "all": 48}, "a session without poses cannot teach a teacher"
+    assert record["keyframes"] == {"labelled": 48, "placed": 0, "all": 48}, (
+        "a session without poses cannot teach a teacher"
+    )
     assert 0 <= record["validation_ar1"] <= 1
     lines = [json.loads(line) for line in (teacher / "metrics.jsonl").read_text().splitlines()]
     assert record["validation_ar1"] == max(line.get("validation_ar1", 0) for line in lines)
@@ -72,10 +75,28 @@ def test_distillation_uses_every_session_and_repeats_itself(drives: Path, teache
     once, again, other = (weights(tmp_path / name) for name in ("once", "again", "other"))
     assert all(torch.equal(once[key], again[key]) for key in once)
     assert any(not torch.equal(once[key], other[key]) for key in once)
-    assert json.loads((tmp_path / "once" / "run.json").read_text())["keyframes"] == {"labelled": 48, "all": 72}
+    record = json.loads((tmp_path / "once" / "run.json").read_text())
+    assert record["keyframes"] == {"labelled": 48, "placed": 0, "all": 72}
     first = json.loads((tmp_path / "once" / "metrics.jsonl").read_text().splitlines()[0])
     assert {"loss", "loss/task"} < set(first)
     assert first["loss"] == pytest.approx(sum(v for k, v in first.items() if k.startswith("loss/")), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["none", "rkd"])
+def test_a_student_learns_the_task_where_its_teacher_placed_a_drive(
+    method: str, drives: Path, teacher: Path, tmp_path: Path
+) -> None:
+    config = replace(STUDENT, method=MethodConfig(method, {}), placing=PlacingConfig(precision=0.5, support=0))
+    train, validation = load_sessions([drives / "train"]), load_sessions([drives / "validation"])
+    distill(config, train, validation, tmp_path / "placed", teacher)
+    record = json.loads((tmp_path / "placed" / "run.json").read_text())
+    counts = record["keyframes"]
+    assert 0 < counts["placed"] <= 24
+    assert counts == {"labelled": 48 + counts["placed"], "placed": counts["placed"], "all": 72}
+    first = json.loads((tmp_path / "placed" / "metrics.jsonl").read_text().splitlines()[0])
+    assert ("loss/distance" in first) == (method == "rkd")
+    with pytest.raises(ConfigError, match="placing needs a teacher"):
+        teach(replace(config, method=MethodConfig()), train, validation, tmp_path / "alone")
 
 
 def test_a_student_learns_places_it_was_never_shown(drives: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from training.benchmark.suite import Cell, Suite
 from training.data.dataset import Keyframes
 from training.engine.checkpoints import differing_keys
-from training.engine.config import to_dict
+from training.engine.config import TrainConfig, from_dict, to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.jobs import distill, teach
 from training.engine.runs import LAST, RECORD, load_run
@@ -63,7 +63,8 @@ class Workplace:
         if not path.exists():
             return None
         found: dict[str, Any] = json.loads(path.read_text())
-        keys = differing_keys(found["config"], to_dict(cell.config))
+        # Keys that are newer than the result had their defaults.
+        keys = differing_keys(to_dict(from_dict(TrainConfig, found["config"])), to_dict(cell.config))
         if keys:
             raise ConfigError(
                 f"{path.parent}: was trained with other values of {', '.join(keys)} than the suite has now; remove it, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ class Keyframes:
         sessions: in the order that numbers the keyframes.
         preprocess: resizes the images and gives the labels' size; None when only clouds are wanted.
 
+    Attributes:
+        positions, yaws: (N, 3) float64, metres, and (N,) float64, radians, in the frame of the region; NaN where there
+            is no pose.
+        labelled: (N,) bool, which have a pose.
+        surveyed: (N,) bool, which have it from their session and not from a teacher (``with_poses``).
+        session_of, frame_of, region_of: (N,) int64, of each its session, its number in it, and its region.
+
     Raises:
         DataError: there is no keyframe, or clouds or labels are wanted and a session has none (on first use).
     """
@@ -59,12 +67,20 @@ class Keyframes:
         self.positions: Floats = np.concatenate([s.positions for s in self.sessions])
         self.yaws: Floats = np.concatenate([s.yaws for s in self.sessions])
         self.labelled: NDArray[np.bool_] = np.asarray(np.isfinite(self.positions).all(axis=1))
+        self.surveyed = self.labelled
         self._images: torch.Tensor | None = None
         self._clouds: list[torch.Tensor] | None = None
         self._labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.session_of)
+
+    def with_poses(self, positions: Floats, yaws: Floats) -> Keyframes:
+        """The same keyframes with other poses: (N, 3) and (N,) float64. ``surveyed`` stays."""
+        other = copy.copy(self)
+        other.positions, other.yaws = positions, yaws
+        other.labelled = np.asarray(np.isfinite(positions).all(axis=1))
+        return other
 
     @property
     def images(self) -> torch.Tensor:

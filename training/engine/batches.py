@@ -45,8 +45,8 @@ def draw_batches(
         for labelled in places:
             yield Batch(labelled, len(labelled))
     else:
-        # Drives without poses are what only the teacher can use; where there is none, relations of all drives serve.
-        pool = np.flatnonzero(~train.labelled)
+        # Drives without a survey are what only the teacher can use; where there is none, relations of all drives serve.
+        pool = np.flatnonzero(~train.surveyed)
         pool = pool if len(pool) else np.arange(len(train))
         assert teaching.descriptors is not None
         relations = iter(RelationSampler(teaching.descriptors, train.session_of, pool, config.batch, rng))

@@ -15,6 +15,7 @@ import yaml
 from training.data.augment import CloudAugmentation, ImageAugmentation
 from training.data.degrade import Degradation
 from training.data.pairing import Pairing
+from training.data.placing import PlacingConfig
 from training.data.samplers import BatchConfig
 from training.options import with_near_key
 from vpr_kd_ros.errors import ConfigError
@@ -90,6 +91,7 @@ class TrainConfig:
     Attributes:
         model: the network to train.
         method: the distillation, when a teacher is given.
+        placing: whether a student's teacher places drives without poses in the surveyed ones, for the task loss.
         start: a run folder whose weights the model starts from; empty for the model's own beginning.
         degradation: what is taken from the images that the model sees in training, and from the queries when
             validating; the teacher sees the originals.
@@ -117,6 +119,7 @@ class TrainConfig:
     task: TaskConfig = TaskConfig()
     batch: BatchConfig = BatchConfig()
     pairing: Pairing = Pairing()
+    placing: PlacingConfig = PlacingConfig()
     image_augmentation: ImageAugmentation = ImageAugmentation()
     cloud_augmentation: CloudAugmentation = CloudAugmentation()
     degradation: Degradation = Degradation()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import lightning.fabric
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from training.data.dataset import Keyframes
+from training.data.placing import place
 from training.distillation import build_method
 from training.distillation.method import Beginning
 from training.engine.config import TrainConfig
@@ -42,6 +47,8 @@ def teach(
     """
     if config.method.name != "none":
         raise ConfigError(f"method {config.method.name!r} needs a teacher: use distill, or set method.name to none")
+    if config.placing.precision > 0:
+        raise ConfigError("placing needs a teacher: use distill, or leave placing.precision at 0")
     labelled = [session for session in train if session.labelled]
     return _train(config, labelled, validation, out, None, resume)
 
@@ -64,11 +71,14 @@ def distill(
     Raises:
         DataError: the teacher is no finished run, the sessions lack what teacher or student reads, or the run in
             ``out`` is finished.
-        ConfigError: no distillation method is configured, teacher and student do not fit it, or the configuration is
-            not the resumed run's.
+        ConfigError: neither a distillation method nor placing is configured, teacher and student do not fit, or the
+            configuration is not the resumed run's.
     """
-    if config.method.name == "none":
-        raise ConfigError("no distillation method: set method.name, for example --method.name distilvpr")
+    if config.method.name == "none" and config.placing.precision == 0:
+        raise ConfigError(
+            "no distillation method, and no placing: set method.name, for example --method.name distilvpr, or "
+            "placing.precision"
+        )
     return _train(config, train, validation, out, teacher, resume)
 
 
@@ -108,17 +118,25 @@ def _train_in_process(
         if taught_by is not None:
             sources["teacher"] = weights_fingerprint(taught_by[0])
         run = Run(out, config, sources, resume)
-    teaching = None
+    teaching, placed = None, 0
     if teacher is not None and taught_by is not None:
         with fabric.rank_zero_first():
-            teaching = _teaching(teacher, *taught_by, config, keyframes, model, fabric.device)
+            of_teacher = _TeacherData.of(teacher, *taught_by, keyframes)
+            if config.method.name != "none":
+                teaching = _teaching(of_teacher, config, keyframes, model, fabric.device)
+            if config.placing.precision > 0:
+                if taught_by[0].depends_on_batch:
+                    raise ConfigError(f"placing: the descriptors of {taught_by[1].model.name} depend on their batch")
+                placing = place(of_teacher.descriptors(fabric.device), keyframes, config.placing, config.pairing)
+                tqdm.write(str(placing))
+                keyframes, placed = keyframes.with_poses(placing.positions, placing.yaws), int(placing.placed.sum())
     best = fit(fabric, model, config, keyframes, Keyframes(validation, preprocess), run, teaching)
     run.finish(
         {
             "validation_ar1": best,
             "teacher": None if teacher is None else str(teacher),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "keyframes": {"labelled": int(keyframes.labelled.sum()), "all": len(keyframes)},
+            "keyframes": {"labelled": int(keyframes.labelled.sum()), "placed": placed, "all": len(keyframes)},
             "train": [session.name for session in train],
             "validation": [session.name for session in validation],
         }
@@ -126,14 +144,33 @@ def _train_in_process(
     return best
 
 
+@dataclass(frozen=True)
+class _TeacherData:
+    """A trained teacher, and the keyframes as it reads them."""
+
+    run: Path
+    model: EmbeddingModel
+    config: TrainConfig
+    keyframes: Keyframes
+
+    @classmethod
+    def of(cls, run: Path, model: EmbeddingModel, config: TrainConfig, keyframes: Keyframes) -> _TeacherData:
+        preprocess = preprocess_of(config)
+        if (model.uses_images or model.uses_labels) and preprocess != keyframes.preprocess:
+            keyframes = Keyframes(keyframes.sessions, preprocess)
+        return cls(run, model, config, keyframes)
+
+    def descriptors(self, device: torch.device) -> NDArray[np.float32]:
+        """(N, C) float32, of all keyframes; see ``teacher_descriptors``."""
+        preprocess = preprocess_of(self.config)
+        return teacher_descriptors(self.run, self.model, self.config.model, self.keyframes, preprocess, device)
+
+
 def _teaching(
-    path: Path, teacher: EmbeddingModel, teacher_config: TrainConfig, config: TrainConfig, keyframes: Keyframes,
-    student: EmbeddingModel, device: torch.device,
-) -> Teaching:  # fmt: skip
+    of_teacher: _TeacherData, config: TrainConfig, keyframes: Keyframes, student: EmbeddingModel, device: torch.device
+) -> Teaching:
     """What the teacher brings: the configured method, its descriptors, and itself where the method asks it live."""
-    preprocess, of_teacher = preprocess_of(teacher_config), keyframes
-    if (teacher.uses_images or teacher.uses_labels) and preprocess != keyframes.preprocess:
-        of_teacher = Keyframes(keyframes.sessions, preprocess)
+    teacher, preprocess = of_teacher.model, preprocess_of(of_teacher.config)
     method = build_method(
         config.method.name,
         config.method.options,
@@ -142,7 +179,7 @@ def _teaching(
     )
     if method.needs_maps:
         method.begin_maps(
-            map_shapes(teacher, of_teacher, preprocess, device),
+            map_shapes(teacher, of_teacher.keyframes, preprocess, device),
             map_shapes(student, keyframes, preprocess_of(config), device),
         )
     if method.hands_over:
@@ -150,14 +187,14 @@ def _teaching(
     live = method.needs_maps or method.same_batch or teacher.depends_on_batch
     descriptors = None
     if not live or method.needs_beginning or config.batch.anchors > 0:
-        descriptors = teacher_descriptors(path, teacher, teacher_config.model, of_teacher, preprocess, device)
+        descriptors = of_teacher.descriptors(device)
     if method.needs_beginning:
         assert descriptors is not None
         rows = describe(student.to(device), keyframes, preprocess_of(config), device, title="student")
         method.begin(
             Beginning(torch.from_numpy(descriptors), torch.from_numpy(rows), torch.from_numpy(keyframes.session_of))
         )
-    return Teaching(method, descriptors, LiveTeacher(teacher, preprocess, of_teacher) if live else None)
+    return Teaching(method, descriptors, LiveTeacher(teacher, preprocess, of_teacher.keyframes) if live else None)
 
 
 def _start_from(model: EmbeddingModel, run: Path) -> None:
