@@ -23,8 +23,8 @@ from vpr_kd_ros.errors import VprError
 
 DESCRIPTION = """Re-run the papers' comparisons on the simulated town or on sessions of your own: every method with
 several seeds, tables in the papers' layout, and a report with pictures. A suite is a YAML file of config/benchmark
-(quick, distilvpr, distilvpr-ablation, structvpr, lsdnet, low-quality, scicevpr, placing), or one of your own. What is done is
-kept: the same command goes on where the last one stopped.
+(quick, distilvpr, distilvpr-ablation, structvpr, lsdnet, low-quality, scicevpr, placing), or one of your own. What is
+done is kept: the same command goes on where the last one stopped.
 
 Example: python -m training benchmark --suite quick --out out/quick
 
