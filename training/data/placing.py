@@ -26,6 +26,9 @@ REACH = 2
 STEP_SLACK = 1
 """A neighbour's match is in step where it lies as many keyframes on, give or take so many."""
 
+ENOUGH = 20
+"""The share of right ones among fewer matches says little."""
+
 
 @dataclass(frozen=True)
 class PlacingConfig:
@@ -150,10 +153,11 @@ def _limit(
     order = np.argsort(all_distances, kind="stable")
     share = np.cumsum(all_right[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(share >= config.precision)
+    enough = enough[enough >= ENOUGH - 1]
     if len(enough) == 0:
         raise DataError(
-            f"placing: of the teacher's {len(order)} matches between surveyed drives too few are right, "
-            f"{100 * all_right.mean() if len(order) else 0:.1f} %; train a better teacher, or lower placing.precision"
+            f"placing: of the teacher's {len(order)} matches between surveyed drives too few are right "
+            f"({all_right.sum()}); train a better teacher, or lower placing.precision"
         )
     last = enough[-1]
     return float(all_distances[order][last]), float(share[last])
