@@ -276,3 +276,19 @@ def test_a_suite_runs_goes_on_and_reports(tmp_path: Path, data: Path) -> None:
     assert not lost.exists()
     for name in ("one.md", "one.csv", "two.md"):
         assert (tmp_path / "out" / "tables" / name).exists()
+    # Of results from elsewhere the tables are made; what a student learns from or starts with is trained again.
+    for path in (tmp_path / "out" / "cells").rglob("*"):
+        if path.is_file() and path.name != RESULT:
+            path.unlink()
+    kept = benchmark("--seeds", "3", "--report")
+    assert kept.returncode == 0, kept.stderr[-2000:]
+    assert kept.stdout.split("report:")[0] == partly.stdout.split("report:")[0]
+    to_do = [line.split()[-1] for line in benchmark("--seeds", "3", "--list").stdout.splitlines()]
+    assert to_do == ["alone/big/seed-3", "alone/small/seed-3", "distilled/big--small--rkd/seed-3"]
+    others = {path: path.stat().st_mtime_ns for path in made if "mse" in str(path)}
+    whole = benchmark("--seeds", "3")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    assert [line for line in whole.stdout.splitlines() if line[:1] == "|"] == [
+        line for line in again.stdout.splitlines() if line[:1] == "|"
+    ]
+    assert others == {path: path.stat().st_mtime_ns for path in others}

@@ -72,6 +72,18 @@ class Workplace:
             )
         return found
 
+    def to_run(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of the cells that are not done, and those that one of them learns from or starts with, where a result
+        was kept without the weights.
+        """
+        lacking = [cell for cell in cells if self.result(cell) is None]
+        wanted = {name for cell in lacking for name in (cell.teacher, cell.start)}
+        return [cell for cell in cells if cell in lacking or (cell.name in wanted and not self.trained(cell.name))]
+
+    def trained(self, cell: str) -> bool:
+        """Whether the weights of a cell are there, whole."""
+        return (self.folder(cell) / RECORD).exists()
+
 
 def prepare_data(place: Workplace, workers: int) -> None:
     """Simulate the suite's town below ``data``, or what is missing of it; sessions of one's own are left alone."""
@@ -92,9 +104,10 @@ def run_cell(place: Workplace, cell: Cell) -> None:
     """
     folder = place.folder(cell.name)
     with _alone_in(folder):
-        if place.result(cell):
+        trained = place.trained(cell.name)
+        if trained and place.result(cell):
             return
-        if not (folder / RECORD).exists():
+        if not trained:
             _train(place, cell, folder)
         _measure(place, folder)
 
@@ -105,11 +118,10 @@ def _train(place: Workplace, cell: Cell, folder: Path) -> None:
     if not cell.teacher:
         teach(cell.config, train, validation, folder, resume)
         return
-    teacher = place.folder(cell.teacher)
-    if not (teacher / RECORD).exists():
+    if not place.trained(cell.teacher):
         raise DataError(f"{cell.name}: its teacher {cell.teacher} is not trained yet; run that cell first")
     config = replace(cell.config, start=str(place.folder(cell.start))) if cell.start else cell.config
-    distill(config, train, validation, folder, teacher, resume)
+    distill(config, train, validation, folder, place.folder(cell.teacher), resume)
 
 
 def _measure(place: Workplace, folder: Path) -> None:
@@ -164,10 +176,9 @@ def load_answers(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def run_cells(place: Workplace, cells: Sequence[Cell]) -> list[str]:
     """Run cells one after the other, teachers first; returns the names of those that failed."""
     failed: list[str] = []
-    for number, cell in enumerate(cells):
-        if place.result(cell):
-            continue
-        tqdm.write(f"{place.suite.name}: training {number + 1} of {len(cells)}: {cell.name}")
+    waiting = place.to_run(cells)
+    for number, cell in enumerate(waiting):
+        tqdm.write(f"{place.suite.name}: training {number + 1} of {len(waiting)}: {cell.name}")
         try:
             run_cell(place, cell)
         except VprError as error:
@@ -185,7 +196,7 @@ def run_cells_in_processes(place: Workplace, cells: Sequence[Cell], workers: int
         workers: processes at a time. GPUs are dealt out in turn, processors are shared evenly.
         command: of one cell, to which its name is appended.
     """
-    waiting = [cell for cell in cells if not place.result(cell)]
+    waiting = place.to_run(cells)
     running: dict[str, tuple[subprocess.Popen[bytes], Path, int]] = {}
     failed: list[str] = []
     free = list(range(workers))
@@ -220,7 +231,9 @@ def _ready(place: Workplace, waiting: Sequence[Cell], count: int) -> list[Cell]:
 
 
 def _taught(place: Workplace, cell: Cell) -> bool:
-    return all((place.folder(name) / RESULT).exists() for name in (cell.teacher, cell.start) if name)
+    return all(
+        place.trained(name) and (place.folder(name) / RESULT).exists() for name in (cell.teacher, cell.start) if name
+    )
 
 
 def _start(command: Sequence[str], log: Path, slot: int, workers: int) -> subprocess.Popen[bytes]:

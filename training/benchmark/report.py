@@ -91,7 +91,7 @@ def write_report(place: Workplace, filled: dict[str, tables.Filled]) -> Path:
 
 
 def _column_part(place: Workplace, table: Table, column: Column) -> dict[str, Any] | None:
-    """The pictures of a column; None where nothing in it is done."""
+    """The pictures of a column; None where there is nothing to show."""
     measured = [m for row in (TEACHER, ALONE, *table.rows) if (m := _measured(place, table, column, row)) is not None]
     if not measured:
         return None
@@ -120,11 +120,12 @@ def _column_part(place: Workplace, table: Table, column: Column) -> dict[str, An
 
 
 def _measured(place: Workplace, table: Table, column: Column, row: str) -> Measured | None:
+    """The row's first seed of which more than the result was kept: curves and pictures want answers and weights."""
     for seed in place.suite.seeds:
         cell = place.suite.cell(table, column, row, seed)
-        result = place.result(cell)
-        if result is not None:
-            return Measured(row, cell, result, load_answers(place.folder(cell.name) / ANSWERS))
+        result, answers = place.result(cell), place.folder(cell.name) / ANSWERS
+        if result is not None and place.trained(cell.name) and answers.exists():
+            return Measured(row, cell, result, load_answers(answers))
     return None
 
 

@@ -24,7 +24,8 @@ from vpr_kd_ros.errors import VprError
 DESCRIPTION = """Re-run the papers' comparisons on the simulated town or on sessions of your own: every method with
 several seeds, tables in the papers' layout, and a report with pictures. A suite is a YAML file of config/benchmark
 (quick, distilvpr, distilvpr-ablation, structvpr, lsdnet, low-quality, scicevpr, placing), or one of your own. What is
-done is kept: the same command goes on where the last one stopped.
+done is kept: the same command goes on where the last one stopped. Of cells from elsewhere, evaluation.json alone is
+enough for the tables; a teacher of which no more was kept is trained again when a student needs it.
 
 Example: python -m training benchmark --suite quick --out out/quick
 
@@ -46,7 +47,7 @@ def parser() -> jsonargparse.ArgumentParser:
     result.add_argument("--tables", type=str, nargs="+", default=[], help="only these tables; default: all")
     result.add_argument("--workers", type=int, help="trainings at a time; default: one a GPU, or one")
     result.add_argument("--cell", type=str, help="run this one training and nothing else")
-    result.add_argument("--list", action="store_true", help="print the command of every training and run nothing")
+    result.add_argument("--list", action="store_true", help="print the command of each training to be done")
     result.add_argument("--report", action="store_true", help="train nothing; tables and report of what is done")
     return result
 
@@ -65,7 +66,7 @@ def run(args: jsonargparse.Namespace) -> None:
     cells = suite.cells(args.tables)
     command = cell_command(args.suite, out, place.data, suite.seeds)
     if args.list:
-        print("\n".join(" ".join([*command, cell.name]) for cell in cells))
+        print("\n".join(" ".join([*command, cell.name]) for cell in place.to_run(cells)))
         return
     workers = args.workers or max(1, torch.cuda.device_count())
     if not args.report:
