@@ -107,6 +107,31 @@ def test_in_another_town_it_does_not_know(calibration: Calibration, mode: str) -
     assert accepted.mean() <= 0.05
 
 
+def test_drives_on_the_way_back_neither_show_a_place_nor_make_the_robot_shy(tmp_path: Path) -> None:
+    """The camera sees other walls on the way back, so that these drives have the looks of another town."""
+    town, back = Town(0, noise=1.2), Town(3, noise=1.2)
+    sessions, descriptors = [], []
+    for seed in range(3):
+        for way, seen in ((1, town), (-1, back)):
+            poses, rows = seen.drive(seed, 8.0)
+            turned = [Pose.planar(*p.position[:2], p.yaw + (0 if way > 0 else np.pi)) for p in poses]
+            sessions.append(write(tmp_path, f"drive-{seed}{'' if way > 0 else '-back'}", turned[::way]))
+            descriptors.append(rows[::way])
+    both = calibrate(sessions, descriptors)
+    forward = calibrate(sessions[::2], descriptors[::2])
+    assert both.evidence is not None
+    assert forward.evidence is not None
+    # An image at its own place is worth as much as where no way back was driven.
+    similarities, background = np.array([0.6]), np.random.default_rng(0).normal(0.0, 1 / np.sqrt(DIM), 256)
+    of_both, of_forward = (c.log_ratios(similarities, background) for c in (both.evidence, forward.evidence))
+    assert of_both[0] == pytest.approx(of_forward[0], abs=0.7)
+    accepted, errors, _ = answers(both, Town(0, 1.2), Town(0, 1.2), "belief")
+    assert accepted.mean() > 0.6
+    assert (errors[accepted] <= 10.0).mean() >= 0.99
+    on_the_way_back, _, _ = answers(both, back, Town(0, 1.2), "belief")
+    assert on_the_way_back.mean() <= 0.05
+
+
 def test_it_needs_two_drives_of_one_region(tmp_path: Path) -> None:
     poses, descriptors = Town(0, 1.0).drive(0, 40.0)
     with pytest.raises(DataError, match="two labelled sessions"):

@@ -2,6 +2,10 @@
 
 Each labelled traverse in turn is a map and each other one of its region drives through it, as the robot would.
 
+Right is what is near and heads the same way: on the way back a camera that looks ahead sees other walls, and a pose
+that is turned by half a circle is wrong wherever it lies. So drives of both ways also teach what the robot's answers
+are worth where only the other way was mapped.
+
 - Single images: every query is asked twice, of the whole map, and of the map without the query's surroundings, so that
   the calibration has also seen what the best match looks like where the robot has never been.
 - The filter over time: what an image says about a place is learnt from pairs of an image and a place. Then the robot's
@@ -19,12 +23,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training.data.pairing import Pairing
 from training.evaluation.protocol import normalised, right_answers
 from training.evaluation.results import Protocol
 from training.sessions import Session
 from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread, scores
 from vpr_kd_ros.errors import DataError
-from vpr_kd_ros.geometry import Floats, Pose
+from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
 from vpr_kd_ros.localizer import Localizer, LocalizerConfig
 from vpr_kd_ros.place_filter import BACKGROUND
 from vpr_kd_ros.place_map import PlaceMap
@@ -32,7 +37,9 @@ from vpr_kd_ros.preprocess import Preprocess
 from vpr_kd_ros.student import Student, StudentMetadata
 
 NEAR_M = 5.0
-"""An image taken within this distance of a place shows that place."""
+"""An image taken within this distance of a place, and headed the same way, shows that place."""
+HEADING_DEG = Pairing().heading_deg
+"""What heads the same way, degrees."""
 ELSEWHERE = 50
 """So many places of each map, where it has as many, are the other places of an image."""
 ANYTHING = 1e-9
@@ -51,7 +58,7 @@ def calibrate(
     Args:
         sessions: labelled sessions that were not trained on.
         descriptors: of each session, (N_i, C) float32, any length.
-        radius_m: a match, or a pose, this near is right, metres.
+        radius_m: a match, or a pose, this near is right if it heads the same way, metres.
         cluster_radius_m: candidates farther than this from the best are another place, metres; the localizer must use
             the same.
         surroundings_m: what is taken out of the map for the second question, metres around the query.
@@ -117,7 +124,7 @@ def _answers(
 ) -> Iterator[tuple[float, float, bool]]:
     """The best match of each query, in the whole map and in the map without the query's surroundings."""
     similarity = pair.images @ pair.places.T
-    right = right_answers(pair.query, pair.database, Protocol(radius_m))
+    right = right_answers(pair.query, pair.database, Protocol(radius_m, HEADING_DEG))
     near = right_answers(pair.query, pair.database, Protocol(surroundings_m))
     places = pair.database.positions[:, :2]
     for row in range(len(similarity)):
@@ -146,12 +153,13 @@ def _evidence(pairs: Sequence[_Pair], cluster_radius_m: float) -> Evidence:
     for pair in pairs:
         similarity = (pair.images @ pair.places.T).astype(np.float64)
         distances = np.linalg.norm(pair.query.positions[:, None, :2] - pair.database.positions[None, :, :2], axis=2)
+        shown = right_answers(pair.query, pair.database, Protocol(NEAR_M, HEADING_DEG))
         sample = np.linspace(0, len(pair.places) - 1, min(BACKGROUND, len(pair.places))).astype(np.int64)
-        for row, near in zip(similarity, distances, strict=True):
-            others = np.flatnonzero(near > cluster_radius_m)
+        for row, away, there in zip(similarity, distances, shown, strict=True):
+            others = np.flatnonzero(away > cluster_radius_m)
             others = rng.choice(others, min(ELSEWHERE, len(others)), replace=False)
-            chosen = np.concatenate([np.flatnonzero(near <= NEAR_M), others])
-            found.append((row[chosen], scores(row[chosen], row[sample]), near[chosen] <= NEAR_M))
+            chosen = np.concatenate([np.flatnonzero(there), others])
+            found.append((row[chosen], scores(row[chosen], row[sample]), there[chosen]))
     similarities, scored, there = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Evidence.fit(similarities, scored, there)
 
@@ -165,17 +173,18 @@ def _maps(whole: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 @dataclass(frozen=True)
 class _Driven:
     """Answers of a drive: probability (F,), true minus announced position along and across the announced heading
-    (F, 2), metres, and the announced covariance in that frame (F, 2, 2).
+    (F, 2), metres, the announced covariance in that frame (F, 2, 2), and true minus announced heading (F,), radians.
     """
 
     probabilities: Floats
     residuals: Floats
     covariances: Floats
+    turned: Floats
 
-    @property
-    def errors(self) -> Floats:
-        """(F,) metres."""
-        return np.asarray(np.linalg.norm(self.residuals, axis=1))
+    def right(self, radius_m: float) -> NDArray[np.bool_]:
+        """(F,) bool, near the truth and headed the same way."""
+        near = np.linalg.norm(self.residuals, axis=1) <= radius_m
+        return np.asarray(near & (np.abs(self.turned) <= np.deg2rad(HEADING_DEG)))
 
 
 def _drive(pair: _Pair, kept: NDArray[np.bool_], calibration: Calibration, mode: str, with_odometry: bool) -> _Driven:
@@ -187,7 +196,7 @@ def _drive(pair: _Pair, kept: NDArray[np.bool_], calibration: Calibration, mode:
         place_map.add(pair.places[i], _pose(pair.database, i), int(pair.database.stamps_ns[i]), "map")
     config = LocalizerConfig(min_probability=ANYTHING, mode=mode)
     localizer = Localizer(Student(metadata, _Described()), place_map, config)
-    answers: list[tuple[float, Floats, Floats]] = []
+    answers: list[tuple[float, Floats, Floats, float]] = []
     for i in range(len(pair.query)):
         truth = _pose(pair.query, i)
         odometry = truth if with_odometry else None
@@ -197,16 +206,16 @@ def _drive(pair: _Pair, kept: NDArray[np.bool_], calibration: Calibration, mode:
         cos, sin = np.cos(match.pose.yaw), np.sin(match.pose.yaw)
         axes = np.array([[cos, sin], [-sin, cos]])
         residual = axes @ (truth.position[:2] - match.pose.position[:2])
-        answers.append((match.probability, residual, axes @ match.covariance[:2, :2] @ axes.T))
+        turned = float(wrap_angle(np.array(truth.yaw - match.pose.yaw)))
+        answers.append((match.probability, residual, axes @ match.covariance[:2, :2] @ axes.T, turned))
     if not answers:
-        return _Driven(np.empty(0), np.empty((0, 2)), np.empty((0, 2, 2)))
-    probabilities, residuals, covariances = (np.array(column) for column in zip(*answers, strict=True))
-    return _Driven(probabilities, residuals, covariances)
+        return _Driven(np.empty(0), np.empty((0, 2)), np.empty((0, 2, 2)), np.empty(0))
+    return _Driven(*(np.array(column) for column in zip(*answers, strict=True)))
 
 
 def _fit_filtered(drives: Sequence[_Driven], radius_m: float) -> Filtered:
     probabilities = np.concatenate([drive.probabilities for drive in drives])
-    right = np.concatenate([drive.errors for drive in drives]) <= radius_m
+    right = np.concatenate([drive.right(radius_m) for drive in drives])
     if len(right) == 0:
         raise DataError("calibration: no drive got an answer; its sessions have no usable descriptors")
     return Filtered.fit(probabilities, right, _fit_spread(drives, radius_m))
@@ -215,7 +224,7 @@ def _fit_filtered(drives: Sequence[_Driven], radius_m: float) -> Filtered:
 def _fit_spread(drives: Sequence[_Driven], radius_m: float) -> Spread:
     """Of the right answers, the more probable half, as those are the ones that will be accepted."""
     probabilities = np.concatenate([drive.probabilities for drive in drives])
-    right = np.concatenate([drive.errors for drive in drives]) <= radius_m
+    right = np.concatenate([drive.right(radius_m) for drive in drives])
     if not right.any():
         # Nothing is known but what right would mean.
         return Spread(radius_m, radius_m)
