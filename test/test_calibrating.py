@@ -72,8 +72,8 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     return calibrate(sessions, [descriptors for _, descriptors in drives])
 
 
-def answers(calibration: Calibration, town: Town, mapped: Town, mode: str) -> Any:
-    """Accepted, error and whether inside the ellipse, of a denser drive with odometry through a denser map."""
+def answers(calibration: Calibration, town: Town, mapped: Town, mode: str, odometry: bool = True) -> Any:
+    """Accepted, error and whether inside the ellipse, of a denser drive through a denser map."""
     metadata = StudentMetadata("x", "none", DIM, Preprocess(4, 4), calibration=calibration, fingerprint="ab" * 32)
     place_map = PlaceMap(DIM, "ab" * 32, "map")
     for i, (pose, descriptor) in enumerate(zip(*mapped.drive(50, 4.0), strict=True)):
@@ -81,7 +81,7 @@ def answers(calibration: Calibration, town: Town, mapped: Town, mode: str) -> An
     localizer = Localizer(Student(metadata, Unused()), place_map, LocalizerConfig(mode=mode))
     rows = []
     for i, (pose, descriptor) in enumerate(zip(*town.drive(60, 2.0), strict=True)):
-        match = localizer.find(descriptor, i * 250_000_000, pose)
+        match = localizer.find(descriptor, i * 250_000_000, pose if odometry else None)
         if match.pose is None or match.covariance is None:
             rows.append((False, np.nan, False))
             continue
@@ -99,6 +99,15 @@ def test_the_belief_is_right_honest_and_finds_more(calibration: Calibration) -> 
     assert inside[accepted].mean() >= 0.85
     alone, _, _ = answers(calibration, Town(0, 1.2), Town(0, 1.2), "single")
     assert accepted.sum() > alone.sum()
+
+
+def test_without_odometry_the_belief_keeps_up_with_the_robot(calibration: Calibration) -> None:
+    accepted, errors, inside = answers(calibration, Town(0, 1.2), Town(0, 1.2), "belief", odometry=False)
+    alone, errors_alone, _ = answers(calibration, Town(0, 1.2), Town(0, 1.2), "single")
+    assert accepted.sum() > 2 * alone.sum()
+    assert (errors[accepted] <= 10.0).mean() >= (errors_alone[alone] <= 10.0).mean()
+    assert np.median(errors[accepted]) <= 3.0, "half a keyframe's distance more than an image by itself"
+    assert inside[accepted].mean() >= 0.8
 
 
 @pytest.mark.parametrize("mode", ["belief", "single"])

@@ -227,10 +227,11 @@ class Localizer:
         if usable and self.filter is not None:
             posterior = self.filter.observe(stamp_ns, descriptor, candidates.place_ids, odometry, camera)
             answer = self._filtered(posterior, camera)
-            alone = self._best(neighbours, candidates)
-            # A motion prior adds little: an image that is surer by itself answers.
-            if posterior.moved is None and not answer.probability >= alone.probability:
-                answer = alone
+            if posterior.moved is None:
+                # A motion prior adds little: an image that is surer by itself answers.
+                alone = self._best(neighbours, candidates)
+                sure = answer.probability >= alone.probability
+                answer = self._caught_up(answer, neighbours, candidates) if sure else alone
         else:
             answer = self._best(neighbours, candidates)
         if not usable:
@@ -250,27 +251,38 @@ class Localizer:
         return ""
 
     def _best(self, neighbours: Neighbours, candidates: Candidates) -> _Answer:
-        """The best candidate, and those that agree with it.
-
-        The weight of a candidate is how far its similarity stands above that of the best candidate of another place.
-        """
+        """The best candidate, and those that agree with it."""
         if len(candidates) == 0:
             return _NOTHING
         near = self._near(candidates.positions)
         agree = near & self._alike(candidates.yaws)
-        similarities = candidates.similarities.astype(np.float64)
-        elsewhere = similarities.min() if near.all() else similarities[~near].max()
-        weights = np.maximum(similarities[agree] - elsewhere, 0.0)
-        if not weights.any():
-            weights[0] = 1.0
         calibration = self.student.metadata.calibration
         return _Answer(
             place_id=int(candidates.place_ids[0]),
             probability=float(candidates.probabilities[0]),
             poses=[neighbours.poses[i] for i in np.flatnonzero(agree)],
-            weights=weights / weights.sum(),
+            weights=_by_likeness(candidates, near, agree),
             moved=None,
             spread=None if calibration is None else calibration.spread,
+        )
+
+    def _caught_up(self, answer: _Answer, neighbours: Neighbours, candidates: Candidates) -> _Answer:
+        """The filter's answer where the image itself sees it.
+
+        Without odometry the filter's places are of its last step, and the robot has gone on since.
+        """
+        if not answer.poses or len(candidates) == 0:
+            return answer
+        there = answer.poses[0]
+        near = self._near(np.vstack([there.position, candidates.positions]))[1:]
+        agree = near & self._alike(np.append(there.yaw, candidates.yaws))[1:]
+        if not agree.any():
+            return answer
+        return replace(
+            answer,
+            place_id=int(candidates.place_ids[agree][0]),
+            poses=[neighbours.poses[i] for i in np.flatnonzero(agree)],
+            weights=_by_likeness(candidates, near, agree),
         )
 
     def _filtered(self, posterior: Posterior, camera: str) -> _Answer:
@@ -323,6 +335,16 @@ class _Answer:
 
 
 _NOTHING = _Answer(None, math.nan, [], np.empty(0), None, None)
+
+
+def _by_likeness(candidates: Candidates, near: NDArray[np.bool_], agree: NDArray[np.bool_]) -> Floats:
+    """Weights, sum 1, of the candidates that agree: how far each stands above the best that is not near."""
+    similarities = candidates.similarities.astype(np.float64)
+    elsewhere = similarities.min() if near.all() else similarities[~near].max()
+    weights = np.maximum(similarities[agree] - elsewhere, 0.0)
+    if not weights.any():
+        weights[0] = 1.0
+    return np.asarray(weights / weights.sum())
 
 
 class _Stopwatch:
