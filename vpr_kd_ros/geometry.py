@@ -6,7 +6,6 @@ frame. Yaw is the heading about +z in radians, 0 along +x, counter-clockwise (RE
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +33,7 @@ class Pose:
     @property
     def yaw(self) -> float:
         """Heading about +z, radians in [-pi, pi]."""
-        x, y, z, w = self.quaternion.tolist()
-        return math.atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+        return float(yaw_from_quaternion(self.quaternion))
 
 
 def yaw_from_quaternion(quaternion: Floats) -> Floats:

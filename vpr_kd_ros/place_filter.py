@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
 from vpr_kd_ros.calibration import Evidence, Filtered
 from vpr_kd_ros.errors import ConfigError
-from vpr_kd_ros.geometry import Floats, Ints, Pose
+from vpr_kd_ros.geometry import Floats, Ints, Pose, yaw_from_quaternion
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.student import Student
 
@@ -101,7 +101,7 @@ class PlaceFilter:
 
 def yaws_of(poses: Sequence[Pose]) -> Floats:
     """Headings (k,), radians."""
-    return np.array([pose.yaw for pose in poses], dtype=np.float64)
+    return yaw_from_quaternion(np.array([pose.quaternion for pose in poses], dtype=np.float64).reshape(-1, 4))
 
 
 def counterparts(places: PlaceMap, others: PlaceMap) -> Ints:
