@@ -130,8 +130,6 @@ class BatchInput:
         self._device = device
         self._mean, self._scale = preprocess._mean_and_scale(device)
         self._batch = torch.empty(0)
-        # On the CPU a view of the batch, which takes nearly as long to make as a channel to normalise.
-        self._rows: NDArray[np.float32] = self._batch.numpy()
         self._pinned = self._pixels = torch.empty(0, dtype=torch.uint8)
         self._tables = list(preprocess.normalise(torch.arange(256, dtype=torch.uint8).repeat(3, 1, 1)).numpy())
         self._planes = [np.empty((preprocess.height, preprocess.width), dtype=np.uint8) for _ in range(3)]
@@ -148,7 +146,7 @@ class BatchInput:
         self._reserve(len(images))
         batch = self._batch[: len(images)]
         if self._device.type == "cpu":
-            for row, image in zip(self._rows, images, strict=False):
+            for row, image in zip(batch.numpy(), images, strict=True):
                 cv2.split(self._preprocess.resize_interleaved(image), self._planes)
                 for plane, table, normalised in zip(self._planes, self._tables, row, strict=True):
                     cv2.LUT(plane, table, dst=normalised)
@@ -162,8 +160,6 @@ class BatchInput:
         if len(self._batch) < images:
             shape = (images, 3, self._preprocess.height, self._preprocess.width)
             self._batch = torch.empty(shape, device=self._device)
-            if self._device.type == "cpu":
-                self._rows = self._batch.numpy()
-            else:
+            if self._device.type != "cpu":
                 self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
                 self._pixels = torch.empty(shape, dtype=torch.uint8, device=self._device)
