@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import Keyframes
-from training.data.pairing import Pairing
+from training.data.pairing import Pairing, same_place
 from vpr_kd_ros.errors import ConfigError, DataError
-from vpr_kd_ros.geometry import Floats, Ints, wrap_angle
+from vpr_kd_ros.geometry import Floats, Ints
 
 REACH = 2
 """Keyframes before and after that may support a match."""
@@ -143,10 +143,12 @@ def _limit(
             matches, distance = matches_in_step(unit[rows], unit[other], config.support)
             seen = matches >= 0
             here, there = rows[seen], other[matches[seen]]
-            offset = np.linalg.norm(keyframes.positions[here, :2] - keyframes.positions[there, :2], axis=1)
-            turned = np.abs(wrap_angle(keyframes.yaws[here] - keyframes.yaws[there]))
+            positions, yaws = keyframes.positions, keyframes.yaws
+            same = same_place(
+                positions[here], yaws[here], positions[there], yaws[there], pairing.positive_m, pairing.heading_deg
+            )
             distances.append(distance[seen])
-            right.append((offset <= pairing.positive_m) & (turned <= np.deg2rad(pairing.heading_deg)))
+            right.append(same.diagonal())
     if not distances:
         raise DataError("placing: wants two surveyed drives of one region, to learn what a right match is like")
     all_distances, all_right = np.concatenate(distances), np.concatenate(right)
