@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.benchmark.suite import Cell, Suite
+from training.benchmark.suite import Cell, Suite, read_config
 from training.data.dataset import Keyframes
 from training.engine.checkpoints import differing_keys
-from training.engine.config import TrainConfig, from_dict, to_dict
+from training.engine.config import to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.jobs import distill, teach
 from training.engine.runs import LAST, RECORD, load_run
@@ -64,7 +64,7 @@ class Workplace:
             return None
         found: dict[str, Any] = json.loads(path.read_text())
         # Keys that are newer than the result had their defaults.
-        keys = differing_keys(to_dict(from_dict(TrainConfig, found["config"])), to_dict(cell.config))
+        keys = differing_keys(to_dict(read_config(found["config"])), to_dict(cell.config))
         if keys:
             raise ConfigError(
                 f"{path.parent}: was trained with other values of {', '.join(keys)} than the suite has now; remove it, "

@@ -137,7 +137,7 @@ class Suite:
     def _config(self, name: str, keys: Mapping[str, Any]) -> TrainConfig:
         seed = keys.get("seed", 0)
         try:
-            config = _read(json.dumps({**keys, "seed": 0}, sort_keys=True))
+            config = read_config({**keys, "seed": 0})
         except ConfigError as error:
             raise ConfigError(f"suite {self.name}, {name}: {error}") from error
         return replace(config, seed=seed)
@@ -269,6 +269,11 @@ def _require(what: str, names: Iterator[str] | Sequence[str] | Mapping[str, Any]
     for name in names:
         if name not in known:
             raise ConfigError(f"{what} {name!r} is not defined{did_you_mean(name, list(known))}")
+
+
+def read_config(keys: Mapping[str, Any]) -> TrainConfig:
+    """A training's configuration from plain values; the same values are read once."""
+    return _read(json.dumps(keys, sort_keys=True))
 
 
 @functools.cache
