@@ -213,8 +213,7 @@ class SessionWriter:
         self._rows: list[dict[str, Any]] = []
         self._journal: Journal | None = None
         self._refused = False
-        if self.path.exists():
-            raise DataError(f"{self.path}: exists already; remove it or choose another folder")
+        self._require_free()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if resume_key is None:
             self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
@@ -301,13 +300,19 @@ class SessionWriter:
         """Record what was dropped and the camera-LiDAR offsets, known only when the source is read through."""
         self.info = SessionInfo(**{**asdict(self.info), "drops": dict(drops), "offsets_ms": list(offsets_ms)})
 
+    def _require_free(self) -> None:
+        if self.path.exists():
+            raise DataError(f"{self.path}: exists already; remove it or choose another folder")
+
     def _go_on(self, key: str) -> None:
         """Take over what an earlier writer with the key has written, and remove all else."""
         self._journal = Journal(self._work, key)
-        if self.path.exists():  # finished by another writer since it was looked for
+        try:
+            self._require_free()  # another writer may have finished it since it was looked for
+        except DataError:
             self._journal.close()
             shutil.rmtree(self._work, ignore_errors=True)
-            raise DataError(f"{self.path}: exists already; remove it or choose another folder")
+            raise
         self._rows = self._journal.rows
         self.remembered = self._journal.entries
         for path in self._work.rglob("*"):
