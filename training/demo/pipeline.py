@@ -106,7 +106,7 @@ class Demo:
         )
 
     def distill(self) -> None:
-        """The student that learns the teacher's relations on every drive."""
+        """The student that learns on every drive: the teacher places those without poses, and its relations teach."""
         teacher = ["--teacher", str(self.runs / "teacher")]
         run_command("training", ["distill", *self._training("distilvpr"), *teacher])
 
