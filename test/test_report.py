@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import importlib
 import json
@@ -16,14 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from support.demo_folder import CONDITIONS, PLACES, make_demo
+from support.pages import pictures, without_pictures
 from training.demo.live import Live
 from training.demo.report import choose, condition_groups, gap_sentence, next_commands, write_report
 from training.evaluation import plots
 from training.evaluation.training_log import read_curve
 from training.sessions import load_sessions
 from vpr_kd_ros.errors import DataError
-
-DATA_URI = re.compile(r"data:image/(png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_values_are_escaped(demo: tuple[Path, str]) -> None:
 
 def test_the_page_needs_no_network(demo: tuple[Path, str]) -> None:
     _, page = demo
-    bare = DATA_URI.sub("", page)
+    bare = without_pictures(page)
     assert "http" not in bare
     assert "//" not in bare
     assert "<script" not in bare
@@ -93,9 +91,9 @@ def test_the_page_needs_no_network(demo: tuple[Path, str]) -> None:
 def test_every_picture_decodes(demo: tuple[Path, str]) -> None:
     out, page = demo
     kinds = []
-    for kind, content in DATA_URI.findall(page):
+    for kind, content in pictures(page):
         kinds.append(kind)
-        assert decoded(base64.b64decode(content, validate=True)).std() > 0
+        assert decoded(content).std() > 0
     assert kinds.count("png") == 5
     assert kinds.count("jpeg") > len(CONDITIONS)
     for name in ("route.png", "recall.png", "gallery.png"):
