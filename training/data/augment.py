@@ -30,7 +30,8 @@ class ImageAugmentation:
     Attributes:
         brightness, contrast, saturation: factors are drawn from [1 - strength, 1 + strength].
         hue: turns are drawn from [-hue, hue], in full turns.
-        erase: probability that a rectangle is blanked.
+        erase: probability that a rectangle is blanked. A network that normalises by image takes it into its statistics;
+            there 0 is better.
         erase_area: least and largest share of the image that the rectangle covers.
     """
 
