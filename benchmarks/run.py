@@ -111,12 +111,12 @@ def _here(name: str, arguments: str = "") -> Benchmark:
 
 BENCHMARKS = (
     _here("relational_losses", "--repeats 3"),
-    _here("sparse_convolution", "--repeats 5"),
+    _here("sparse_convolution", "--repeats 3"),
     _here("image_path"),
     _here("training_step"),
     _here("backends", "--models mobilenetv2-gem small-resnet-gem --repeats 10"),
     _here("search"),
-    _here("node_share", "--seconds 30"),
+    _here("node_share", "--seconds 20"),
     _here("recording", "--seconds 15 --repeats 2"),
     _here("ingest", "--seconds 30 --compression zstd"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -120,3 +121,15 @@ def test_searching_while_another_thread_adds_and_removes() -> None:
         reader.join()
     assert not errors
     assert len(index) == 3000 - 5 * 29
+
+
+def test_a_single_query_leaves_the_number_of_threads_to_others() -> None:
+    index = PlaceIndex(8)
+    index.add([1], np.ones((1, 8), dtype=np.float32))
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        index.search(np.ones((1, 8), dtype=np.float32), 1)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)

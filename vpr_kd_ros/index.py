@@ -9,6 +9,8 @@ are the same, but it may miss a place. Sorting takes time whenever a map is load
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
@@ -48,7 +50,6 @@ class PlaceIndex:
         flat = _half_flat(descriptor_dim) if half else faiss.IndexFlatIP(descriptor_dim)
         self._index: Any = faiss.IndexIDMap2(flat)
         self._ids: set[int] = set()
-        self._threads = faiss.omp_get_max_threads()
         # FAISS crashes when one thread searches while another adds.
         self._lock = Lock()
 
@@ -131,9 +132,8 @@ class PlaceIndex:
         if k < 1:
             raise DataError(f"index: k is {k}, wants at least 1")
         finite = np.asarray(np.isfinite(rows).all(axis=1))
-        with self._lock:
-            # A single query is as fast on one thread, and waking others costs more than the search.
-            faiss.omp_set_num_threads(1 if len(rows) == 1 else self._threads)
+        # A single query is as fast on one thread, and waking others costs more than the search.
+        with self._lock, _one_thread() if len(rows) == 1 else nullcontext():
             similarities, ids = self._index.search(np.where(finite[:, None], rows, np.float32(0)), k)
         ids[~finite] = -1
         similarities[ids < 0] = -np.inf
@@ -158,6 +158,17 @@ class PlaceIndex:
         if rows.ndim != 2 or rows.shape[1] != self.descriptor_dim:
             raise DataError(f"index: descriptors of shape {rows.shape}, wants (N, {self.descriptor_dim})")
         return rows
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS works on one thread meanwhile. The number outlives a search, so that it is put back for what comes next."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _half_flat(descriptor_dim: int) -> Any:
