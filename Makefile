@@ -1,6 +1,6 @@
 # make demo: the whole mission on the simulated town.   make test: build, test, results.
 # Both set up what they need in .venv on their first call (some minutes) and start in seconds afterwards.
-# make bench: all benchmarks of speed and memory, to benchmarks/results/; fifteen minutes that want the machine alone.
+# make bench: all benchmarks of speed and memory, to benchmarks/results/; it wants the machine alone.
 # make minkowski: build MinkowskiEngine into .venv, which nothing needs; its kernels are an alternative to our own.
 
 SHELL := /bin/bash
