@@ -65,10 +65,33 @@ def same_place(
     Returns:
         (N, M) bool, false wherever a pose is missing.
     """
+    return same_place_pairwise(
+        positions[:, None], yaws[:, None], other_positions[None], other_yaws[None], radius_m, heading_deg
+    )
+
+
+def same_place_pairwise(
+    positions: Floats,
+    yaws: Floats,
+    other_positions: Floats,
+    other_yaws: Floats,
+    radius_m: float,
+    heading_deg: float | None,
+) -> Mask:
+    """``same_place`` of each keyframe and the other one in its row; axes but the last are broadcast.
+
+    Args:
+        positions, yaws: (..., 2 or 3) and (...), as in ``same_place``.
+        other_positions, other_yaws: likewise, of the others.
+        radius_m, heading_deg: see ``same_place``.
+
+    Returns:
+        (...) bool, false wherever a pose is missing.
+    """
     with np.errstate(invalid="ignore"):
-        same = np.linalg.norm(positions[:, None, :2] - other_positions[None, :, :2], axis=2) <= radius_m
+        same = np.linalg.norm(positions[..., :2] - other_positions[..., :2], axis=-1) <= radius_m
         if heading_deg is not None:
-            same &= np.abs(wrap_angle(yaws[:, None] - other_yaws[None, :])) <= np.deg2rad(heading_deg)
+            same &= np.abs(wrap_angle(yaws - other_yaws)) <= np.deg2rad(heading_deg)
     return np.asarray(same)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import Keyframes
-from training.data.pairing import Pairing, same_place
+from training.data.pairing import Pairing, same_place_pairwise
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import Floats, Ints
 
@@ -144,11 +144,11 @@ def _limit(
             seen = matches >= 0
             here, there = rows[seen], other[matches[seen]]
             positions, yaws = keyframes.positions, keyframes.yaws
-            same = same_place(
+            same = same_place_pairwise(
                 positions[here], yaws[here], positions[there], yaws[there], pairing.positive_m, pairing.heading_deg
             )
             distances.append(distance[seen])
-            right.append(same.diagonal())
+            right.append(same)
     if not distances:
         raise DataError("placing: wants two surveyed drives of one region, to learn what a right match is like")
     all_distances, all_right = np.concatenate(distances), np.concatenate(right)
