@@ -232,7 +232,7 @@ class BagWriter:
             self._raise_error()
             self._finish()
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be finished: {error}; what was written is readable") from error
+            raise DataError(f"{self.path}: cannot be finished: {error}; what was written before is readable") from error
         finally:
             self._file.close()
 

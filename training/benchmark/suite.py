@@ -102,7 +102,9 @@ class Suite:
         if start not in starts:
             raise ConfigError(f"suite {self.name}: start {start!r} of {row}: wants student or teacher")
         variant = "".join(f"-{key}-{value}" for key, value in column.options.items())
-        name = f"{_slug(column.teacher)}--{_slug(column.student)}{_slug(variant)}--{_slug(row)}"
+        # Rows of other names but the same training, such as an ablation's, share the cell of the first.
+        method = next(name for name, keys in self.methods.items() if keys == self.methods[row])
+        name = f"{_slug(column.teacher)}--{_slug(column.student)}{_slug(variant)}--{_slug(method)}"
         config = self._config(name, {**keys, "seed": seed})
         return Cell(f"distilled/{name}/seed-{seed}", config, teacher.name, starts[start])
 

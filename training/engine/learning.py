@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.fabric
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from training.distillation.method import DistillationMethod
 from training.engine.config import TrainConfig
 from training.engine.optimisation import learning_schedule, optimiser_of
 from training.engine.processes import gather_objects
@@ -32,7 +34,7 @@ class Learning:
     """
 
     def __init__(
-        self, fabric: lightning.fabric.Fabric, model: EmbeddingModel, method: torch.nn.Module | None,
+        self, fabric: lightning.fabric.Fabric, model: EmbeddingModel, method: DistillationMethod | None,
         config: TrainConfig,
     ) -> None:  # fmt: skip
         self._fabric = fabric
@@ -41,7 +43,8 @@ class Learning:
         self._parts = torch.nn.ModuleList([model] if method is None else [model, method])
         optimiser = optimiser_of(self._parts, config)
         self._schedule = learning_schedule(optimiser, config)
-        self.learner, self._optimiser = fabric.setup(model, optimiser)
+        called = compiled(model, method, fabric.device) if config.compile else model
+        self.learner, self._optimiser = fabric.setup(called, optimiser)
         # An adaptor's weights are shared by the processes like the model's.
         adapts = method is not None and any(p.requires_grad for p in method.parameters())
         self.method = fabric.setup_module(method) if adapts else method
@@ -129,3 +132,27 @@ class Learning:
         if self._fabric.device.type == "cuda":
             chance["cuda"] = torch.cuda.get_rng_state(self._fabric.device)
         return chance
+
+
+def compiled(model: EmbeddingModel, method: DistillationMethod | None, device: torch.device) -> torch.nn.Module:
+    """The model compiled for the calls of a training; it shares the weights of ``model``, which stays as it is.
+
+    Where the machine cannot compile (it wants a C++ compiler), that is said and the model itself is returned.
+
+    Raises:
+        ConfigError: the model reads clouds, no two of which have as many voxels, or the method reads feature maps
+            from inside it.
+    """
+    if model.uses_clouds:
+        raise ConfigError(
+            "compile: this network reads clouds, and only networks of images can be compiled; set it to false"
+        )
+    if method is not None and method.needs_maps:
+        raise ConfigError("compile: the method compares feature maps, which a compiled network hides; set it to false")
+    try:
+        torch.compile(torch.sin)(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        tqdm.write(f"compile: not on this machine, training without ({str(error).splitlines()[0]})")
+        return model
+    # Batches with the teacher's neighbours are not all of one size.
+    return cast(torch.nn.Module, torch.compile(model, dynamic=True))
