@@ -154,5 +154,5 @@ def compiled(model: EmbeddingModel, method: DistillationMethod | None, device: t
     except RuntimeError as error:
         tqdm.write(f"compile: not on this machine, training without ({str(error).splitlines()[0]})")
         return model
-    # Batches with the teacher's neighbours are not all of one size.
-    return cast(torch.nn.Module, torch.compile(model, dynamic=True))
+    # Batches with the teacher's neighbours are not all of one size; left to itself, torch finds that out by the second.
+    return cast(torch.nn.Module, torch.compile(model))
