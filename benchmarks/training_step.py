@@ -2,12 +2,15 @@
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --student mobilenetv2-gem --size 240x320 --windows 2 4 8 --steps 10
+    python benchmarks/training_step.py --windows 9 --threads 1 --compiled
 
 Steps of the training loop's own parts: draw a batch, read and augment it, student forward, losses, backward, Adam. The
 method is DistilVPR as in `config/town/distilvpr.yaml`; the teacher is MinkLoc++'s cloud encoder, as in
 `config/town/teacher.yaml`, on clouds of 4096 points. Keyframes are made up; weights are random. Steps with and without
 the cache are interleaved: read the ratio. ``pays_after`` is after how many steps filling the cache, which is done once
-for all students, has cost less than asking the teacher each time. ``windows`` scales the batch.
+for all students, has cost less than asking the teacher each time. ``windows`` scales the batch. ``--compiled`` has the
+cached steps also with ``compile: true`` and ``precision: bf16-mixed``, as the suites of `config/benchmark/distilvpr.yaml`
+train their cameras; ``compiled_speedup`` is against the same steps in float32 and not compiled.
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ class Loop:
         torch.manual_seed(0)
         self._config, self._train, self._teaching = config, train, teaching
         self._student = build_model(config.model.name, config.model.options).train()
-        fabric = lightning.fabric.Fabric(accelerator="cpu", devices=1)
+        fabric = lightning.fabric.Fabric(accelerator="cpu", devices=1, precision=config.precision)
         self._learning = Learning(fabric, self._student, teaching.method, config)
         self._batches: Iterator[Batch] = draw_batches(train, config, self._learning.rng, teaching)
         self._task = task_loss(config.task)
@@ -109,20 +112,25 @@ class Loop:
         self.images += len(batch.indices)
 
 
-def measure(config: TrainConfig, train: Keyframes, steps: int) -> Row:
-    """The row of one batch size."""
+def measure(config: TrainConfig, train: Keyframes, steps: int, compiled: bool) -> Row:
+    """The row of one batch size; ``compiled`` has compiled steps in bfloat16 beside the others."""
     model, preprocess = teacher(), preprocess_of(config)
     began = time.perf_counter()
     descriptors = describe(model, train, preprocess)
     cache_s = time.perf_counter() - began
 
-    def loop(live: LiveTeacher | None) -> Loop:
+    def loop(config: TrainConfig, live: LiveTeacher | None = None) -> Loop:
         method = build_method(
             config.method.name, config.method.options, teacher_dim=model.descriptor_dim, student_dim=DIM
         )
         return Loop(config, train, Teaching(method, descriptors, live))
 
-    loops = {"cached": loop(None), "live": loop(LiveTeacher(model, preprocess, train))}
+    loops = {"cached": loop(config), "live": loop(config, LiveTeacher(model, preprocess, train))}
+    if compiled:
+        loops["compiled"] = loop(replace(config, compile=True, precision="bf16-mixed"))
+        for _ in range(3):  # batches differ in size: compiled for one, then for any
+            loops["compiled"].step()
+        loops["compiled"].images = 0
     turns: dict[str, Callable[[], None]] = {name: running.step for name, running in loops.items()}
     times = in_turns(turns, steps)
     images = {name: running.images / (steps + 1) for name, running in loops.items()}
@@ -134,7 +142,10 @@ def measure(config: TrainConfig, train: Keyframes, steps: int) -> Row:
     row |= {f"{name}_images_per_s": round(rate, 1) for name, rate in rates.items()}
     saved_s = (row["live_ms"] - row["cached_ms"]) / 1e3
     pays_after = round(cache_s / saved_s) if saved_s > 0 else None
-    return {**row, "speedup": round(rates["cached"] / rates["live"], 2), "pays_after": pays_after}
+    row |= {"speedup": round(rates["cached"] / rates["live"], 2), "pays_after": pays_after}
+    if compiled:
+        row["compiled_speedup"] = round(rates["compiled"] / rates["cached"], 2)
+    return row
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
@@ -145,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     options.add_argument("--windows", type=int, nargs="+", default=[2, 4, 8], help="of a batch, which grows with it")
     options.add_argument("--steps", type=int, default=12)
     options.add_argument("--threads", type=int, default=cores())
+    options.add_argument("--compiled", action="store_true", help="also steps that are compiled and in bfloat16")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     height, width = map(int, args.size.split("x"))
@@ -154,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         train = Keyframes(sessions, preprocess_of(configs[0]))
         # Into memory, as training has them after its first steps.
         train.frames([0], images=True, clouds=True)
-        rows = [measure(config, train, args.steps) for config in configs]
+        rows = [measure(config, train, args.steps, args.compiled) for config in configs]
     return finish(args, "training_step", rows)
 
 

@@ -55,7 +55,7 @@ def test_shipped_suites_name_what_exists_and_change_one_thing_at_a_time(name: st
                 plain = to_dict(suite.cell(table, column, ALONE, seed).config)
                 rows = [to_dict(suite.cell(table, column, row, seed).config) for row in table.rows]
                 for taught in rows:
-                    same = ["model", "pairing", "height", "width", "steps", "seed", "degradation"]
+                    same = ["model", "precision", "pairing", "height", "width", "steps", "seed", "degradation"]
                     if name not in OWN_AUGMENTATION:
                         same.append("image_augmentation")
                     assert {key: taught[key] for key in same} == {key: plain[key] for key in same}
@@ -111,6 +111,15 @@ def test_trainings_that_tables_share_are_planned_once(tmp_path: Path) -> None:
     other = suite.with_seeds([9])
     assert {cell.teacher for cell in other.cells() if cell.teacher} == {"alone/big/seed-3"}, "the same teacher"
     assert all(cell.name.endswith("seed-9") for cell in other.cells(["two"]) if cell.teacher)
+
+
+def test_rows_of_the_same_training_share_its_cell(tmp_path: Path) -> None:
+    table = {**SMALL["tables"]["two"], "rows": ["RKD", "relations"]}
+    methods = {**SMALL["methods"], "relations": SMALL["methods"]["RKD"]}
+    suite = small(tmp_path, methods=methods, tables={"two": table})
+    own, again = (suite.cell(suite.tables["two"], suite.tables["two"].columns[0], row, 3) for row in table["rows"])
+    assert own == again
+    assert [cell.name for cell in suite.cells() if cell.teacher and cell.name.endswith("3")] == [own.name]
 
 
 def test_a_suite_extends_another(tmp_path: Path) -> None:
