@@ -9,8 +9,8 @@ method is DistilVPR as in `config/town/distilvpr.yaml`; the teacher is MinkLoc++
 `config/town/teacher.yaml`, on clouds of 4096 points. Keyframes are made up; weights are random. Steps with and without
 the cache are interleaved: read the ratio. ``pays_after`` is after how many steps filling the cache, which is done once
 for all students, has cost less than asking the teacher each time. ``windows`` scales the batch. ``--compiled`` has the
-cached steps also with ``compile: true`` and ``precision: bf16-mixed``, as the suites of `config/benchmark/distilvpr.yaml`
-train their cameras; ``compiled_speedup`` is against the same steps in float32 and not compiled.
+cached steps also with ``compile: true`` and ``precision: bf16-mixed``, as `config/benchmark/distilvpr.yaml` trains its
+cameras; ``compiled_speedup`` is against the same steps in float32 and not compiled.
 """
 
 from __future__ import annotations
