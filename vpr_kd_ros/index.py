@@ -14,11 +14,14 @@ from contextlib import contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vpr_kd_ros.blas import known_processor
 from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
+
+with known_processor():
+    import faiss
 
 Ids = NDArray[np.int64]
 Descriptors = NDArray[np.float32]

@@ -15,6 +15,7 @@ from training.models.pca import optional_pca
 from training.models.pooling import at_least_float32
 from training.models.trunks import local_feature_trunk, trunk_channels
 from training.options import choice
+from vpr_kd_ros.blas import known_processor
 from vpr_kd_ros.errors import ConfigError, DataError
 
 LOCAL_FEATURES = 50_000
@@ -88,7 +89,8 @@ class NetVLAD(nn.Module):
         Raises:
             DataError: too few features, not finite, or all alike.
         """
-        import faiss
+        with known_processor():
+            import faiss
 
         clusters, dim = self.centroids.shape
         rows = F.normalize(features.detach().float(), dim=1).cpu().numpy()
