@@ -194,6 +194,8 @@ def test_a_table_from_made_up_results(tmp_path: Path) -> None:
         if number < len(made_up[key]):
             place.folder(cell.name).mkdir(parents=True)
             value = made_up[key][number] / 100
+            # How a training was computed is told, and is no reason to refuse it.
+            computed = {"precision": "bf16-mixed", "compile": True} if key == "rkd" else {}
             result = {
                 "ar1": value,
                 "ar1_percent": value + 0.01,
@@ -203,7 +205,7 @@ def test_a_table_from_made_up_results(tmp_path: Path) -> None:
                 "excluded": 0,
                 "seconds": 360.0,
                 "commit": "abc",
-                "config": {**to_dict(cell.config), "start": ""},
+                "config": {**to_dict(cell.config), "start": "", **computed},
             }
             (place.folder(cell.name) / RESULT).write_text(json.dumps(result))
     filled = tables.fill(place, place.suite.tables["one"])
@@ -228,7 +230,7 @@ def test_a_table_from_made_up_results(tmp_path: Path) -> None:
     # night is 10 points below the mean, and MSE is 50 and 58 with two seeds where the plain student is 40 and 44
     assert "| Student w/o distil. | 32.0 |" in page
     assert "MSE against the others, points of AR@1 (p): Student w/o distil. +12.0 (0.11); RKD +9.0." in page
-    assert "6 of 7 trainings, 0.6 hours of training" in page
+    assert "6 of 7 trainings (5 in 32-true, 1 in bf16-mixed, compiled), 0.6 hours of training" in page
 
 
 # --- for real -----------------------------------------------------------------------------------------------------

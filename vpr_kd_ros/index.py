@@ -3,8 +3,8 @@
 The exact index reads all descriptors for each query, at the memory's speed; a map's are in float16: 128 MB for 250 000
 places of 256 dimensions. The approximate one (an inverted file: Sivic and Zisserman, Video Google, 2003; IVF in FAISS)
 sorts them into 8 sqrt(N) cells and reads only the ``PROBES`` cells nearest to the query: the similarities that it gives
-are the same, but it may miss a place. Sorting takes time whenever a map is loaded: a million places 76 seconds of a
-2.5 GHz core, shared by all cores. ``benchmarks/search.py`` measures both.
+are the same, but it may miss a place. Sorting takes time whenever a map is loaded: a million places 50 seconds on two
+cores of a Xeon. ``benchmarks/search.py`` measures both.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ from training.simulation.dataset import write_dataset
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 
 RESULT, ANSWERS = "evaluation.json", "answers.npz"
+HOW = {"precision", "compile", "devices", "validate_every"}
+"""Keys of a training that say how it is computed and watched, not what is compared: results that differ in nothing else
+stand in one table, which says so (``training.benchmark.summary``)."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -57,7 +60,7 @@ class Workplace:
         """What was measured; None where the cell is not done.
 
         Raises:
-            ConfigError: the cell in the folder was trained with another configuration.
+            ConfigError: the cell in the folder was trained with another configuration, ``HOW`` aside.
         """
         path = self.folder(cell.name) / RESULT
         if not path.exists():
@@ -65,7 +68,7 @@ class Workplace:
         found: dict[str, Any] = json.loads(path.read_text())
         # Keys that are newer than the result had their defaults.
         keys = differing_keys(to_dict(read_config(found["config"])), to_dict(cell.config))
-        if keys:
+        if keys := [key for key in keys if key not in HOW]:
             raise ConfigError(
                 f"{path.parent}: was trained with other values of {', '.join(keys)} than the suite has now; remove it, "
                 "or choose another --out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,15 +49,21 @@ def _protocol(place: Workplace, filled: Mapping[str, tables.Filled]) -> list[str
         return ["Nothing is trained yet."]
     hours = sum(result["seconds"] for result in done) / 3600
     commits = ", ".join(sorted({result["commit"] for result in done}))
+    computed = ", ".join(f"{count} {how}" for how, count in Counter(_how(result["config"]) for result in done).items())
     return [
         f"AR@1: {place.suite.protocol}; {done[0]['ordered_pairs']} ordered pairs of test drives, {done[0]['queries']} "
         f"queries, {done[0]['excluded']} without a right answer left out. "
         f"Seeds {', '.join(map(str, place.suite.seeds))}; one teacher (seed {place.suite.teacher_seed}) teaches all, "
         "so the spread is the students' own. Checkpoints were chosen on the validation regions. ± is the standard "
         "deviation over seeds; in brackets, p of a paired t test over seeds, and 95 % confidence intervals of shares.",
-        f"{len(done)} of {len(cells)} trainings, {hours:.1f} hours of training; {cpu_name()}; commit {commits}; "
-        f"vpr_kd_ros {__version__}.",
+        f"{len(done)} of {len(cells)} trainings ({computed}), {hours:.1f} hours of training; {cpu_name()}; commit "
+        f"{commits}; vpr_kd_ros {__version__}.",
     ]
+
+
+def _how(config: Mapping[str, Any]) -> str:
+    # Results from before there was a choice were not compiled.
+    return f"in {config['precision']}{', compiled' if config.get('compile') else ''}"
 
 
 def _results(place: Workplace, table: Table, column: Column, row: str) -> Results:
