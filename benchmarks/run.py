@@ -6,7 +6,7 @@
 Each runs in a process of its own; when one fails the others still run, the failed ones are named at the end, and the
 exit status is 1. Written are `benchmarks/results/MACHINE.json` and the same as tables in `MACHINE.md`, with a table of
 the targets first: met, missed or not measured. With ``--only`` the other benchmarks' results stay in the files as they
-were, with their own dates. It takes about thirteen minutes on two cores and wants the machine for itself.
+were, with their own dates. It takes about twelve minutes on two cores and wants the machine for itself.
 
 The benchmarks that need a trained student are not among them: `localization.py`, `soak.py`, `town_seeds.py`.
 """

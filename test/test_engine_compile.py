@@ -74,7 +74,7 @@ def test_a_machine_without_a_compiler_trains_and_says_so(drives: Path, teacher: 
     ended = subprocess.run(
         [sys.executable, "-m", "training", "distill", "--config", str(config), *paths, "--out", str(run)],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, "CXX": str(tmp_path / "no-compiler")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CXX": str(tmp_path / "no-compiler")},
         capture_output=True,
         text=True,
     )
