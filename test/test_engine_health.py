@@ -1,7 +1,10 @@
-"""Trainings that meet odd batches, half precision and limits stay sound."""
+"""Trainings that meet odd batches, half precision, compilation and limits stay sound."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,25 +14,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from torch._dynamo.utils import counters
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from support.contexts import maps_of, prepared
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
-from training.distillation import METHODS
+from training.distillation import METHODS, build_method
 from training.engine import fit
 from training.engine.batches import Batch, loss_terms
-from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig
+from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig, to_dict
 from training.engine.jobs import distill, teach
-from training.engine.learning import Learning
+from training.engine.learning import Learning, compiled
 from training.engine.processes import run_processes
 from training.engine.runs import load_run
 from training.engine.task import TripletTask
 from training.engine.teaching import Answers, Teaching
-from training.models import EmbeddingModel
+from training.models import EmbeddingModel, build_model
 from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError
 
 SHORT = replace(STUDENT, method=MethodConfig("distilvpr", {"adaptor": "teacher"}), steps=4, validate_every=4)
+NOT_COMPILED = "compile: not on this machine"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,58 @@ def test_mixed_precision_trains_and_leaves_the_losses_in_float32(
     assert half["loss"] == pytest.approx(full["loss"], rel=0.1)
     stored = torch.load(tmp_path / "bf16" / "best.pt", weights_only=True)["state"]
     assert {v.dtype for v in stored.values()} == {torch.float32, torch.int64}, "weights are kept in full precision"
+
+
+def weights(
+    config: TrainConfig, sessions: tuple[list[Session], list[Session]], teacher: Path, run: Path
+) -> torch.Tensor:
+    """All weights after a training, in one vector (N,)."""
+    distill(config, *sessions, run, teacher)
+    state = load_run(run)[0].state_dict()
+    return torch.cat([value.double().flatten() for value in state.values()])
+
+
+def test_a_compiled_network_learns_what_it_would_have_learnt(
+    sessions: tuple[list[Session], list[Session]], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = weights(SHORT, sessions, teacher, tmp_path / "plain")
+    again = weights(replace(SHORT, seed=1), sessions, teacher, tmp_path / "other")
+    counters.clear()
+    fast = weights(replace(SHORT, compile=True), sessions, teacher, tmp_path / "compiled")
+    if NOT_COMPILED in "".join(capsys.readouterr()):
+        pytest.skip("torch.compile finds no C++ compiler on this machine")
+    graphs = counters["stats"]["unique_graphs"]
+    assert 2 <= graphs <= 4, "the probe and the network, compiled for batches of any size"
+    assert (fast - plain).norm() < 1e-3 * (again - plain).norm(), "other kernels round otherwise, and no more"
+
+
+def test_a_machine_without_a_compiler_trains_and_says_so(
+    sessions: tuple[list[Session], list[Session]], teacher: Path, tmp_path: Path
+) -> None:
+    train, validation = (part[0].path.parent for part in sessions)
+    config, run = tmp_path / "student.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(to_dict(replace(SHORT, compile=True))))
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "training", "distill", "--config", config, "--teacher", teacher, "--out", run),
+            *("--train", train, "--validation", validation),
+        ],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CXX": str(tmp_path / "no-compiler")},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert NOT_COMPILED in ended.stderr + ended.stdout
+    assert "no-compiler" in ended.stderr + ended.stdout, "what is missing is named"
+    load_run(run)
+
+
+def test_what_cannot_be_compiled_is_refused(sessions: tuple[list[Session], list[Session]], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this network reads clouds"):
+        teach(replace(TEACHER, compile=True), *sessions, tmp_path / "clouds")
+    with pytest.raises(ConfigError, match="compares feature maps"):
+        compiled(build_model(SHORT.model.name, SHORT.model.options), build_method("afd", {}), torch.device("cpu"))
 
 
 @contextmanager
