@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from training.models import MODELS, build_model, describe_models, voxelise
 from training.models.base import EmbeddingModel
 from training.models.fusion import MinkLocFusion
-from training.models.image import SmallResNetGeM
+from training.models.image import BasicBlock, SmallResNetGeM
 from training.models.multilevel import LabelEncoding
 from training.models.pooling import GeM
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -299,6 +300,23 @@ def test_weights_that_cannot_be_downloaded_name_the_address(monkeypatch: pytest.
 def test_the_small_resnet_keeps_its_promised_resolution() -> None:
     maps = SmallResNetGeM().features(torch.zeros(1, 3, 96, 128))
     assert maps.shape == (1, 192, 6, 8)
+
+
+@pytest.mark.parametrize("width", [4, 6, 8, 12])
+def test_a_narrow_blocks_gradients_are_those_of_float64(width: int) -> None:
+    """oneDNN's for a strided convolution of 1x1 over so few channels crash, hang or are wrong."""
+    chance = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    block = BasicBlock(width, 2 * width, 2, torch.nn.BatchNorm2d).eval()
+    precise = copy.deepcopy(block).double()
+    maps = torch.randn(32, width, 32, 32, generator=chance).contiguous(memory_format=torch.channels_last)
+    pull = torch.randn(32, 2 * width, 16, 16, generator=chance)
+    (block(maps) * pull).sum().backward()
+    (precise(maps.double()) * pull).sum().backward()
+    for (name, got), want in zip(block.named_parameters(), precise.parameters(), strict=True):
+        assert got.grad is not None
+        assert want.grad is not None
+        assert (got.grad - want.grad).norm() < 1e-5 * want.grad.norm(), name
 
 
 def test_each_model_has_one_line_of_description() -> None:
