@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from training.onnx_model import to_onnx
 from vpr_kd_ros import build_engine
 from vpr_kd_ros.backends import choice, engines, tensorrt_backend, torch_tensorrt_backend
 from vpr_kd_ros.backends.choice import Runtime, Wanted, open_backend
-from vpr_kd_ros.backends.devices import cpu_name, driver_version
+from vpr_kd_ros.backends.devices import cpu_name, driver_version, physical_cores
 from vpr_kd_ros.backends.half import to_half
 from vpr_kd_ros.backends.onnx_backend import OnnxBackend
 from vpr_kd_ros.errors import ConfigError, DataError, MissingDependencyError
@@ -74,6 +75,20 @@ def test_a_batch_that_does_not_lie_in_order_is_read_right(file: StudentFile) -> 
     backend = OnnxBackend(file.path, file.onnx, file.metadata)
     batch = torch.rand(2, TINY_PREPROCESS.height, TINY_PREPROCESS.width, 3).permute(0, 3, 1, 2)
     np.testing.assert_allclose(backend.describe(batch), TinyNet()(batch).detach(), atol=1e-5)
+
+
+def test_the_threads_of_onnxruntime_may_run_anywhere_and_sleep_between_images(file: StudentFile) -> None:
+    """Pinned to a core, one would wait there for whatever else runs; spinning, they would hold every core."""
+    assert file.onnx is not None
+    there = set(os.listdir("/proc/self/task"))
+    backend = OnnxBackend(file.path, file.onnx, file.metadata)
+    backend.describe(torch.zeros(1, 3, TINY_PREPROCESS.height, TINY_PREPROCESS.width))
+    threads = set(os.listdir("/proc/self/task")) - there
+    assert len(threads) >= physical_cores() - 1
+    assert {frozenset(os.sched_getaffinity(int(thread))) for thread in threads} <= {frozenset(os.sched_getaffinity(0))}
+    began = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - began < 0.25
 
 
 def test_an_onnx_model_that_is_not_what_the_metadata_says(file: StudentFile) -> None:
@@ -369,6 +384,7 @@ def test_an_engines_key_changes_with_all_that_it_depends_on(
 
 def test_the_machine_is_named() -> None:
     assert f"{len(os.sched_getaffinity(0))} cores" in cpu_name()
+    assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
     assert driver_version()
     assert choice.library_version("torch") == torch.__version__.split("+")[0]
     assert choice.library_version("no-such-package") == "none"

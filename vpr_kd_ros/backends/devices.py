@@ -52,6 +52,13 @@ def cpu_name() -> str:
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
+def physical_cores() -> int:
+    """The cores that this process may use, each counted once however many threads it has."""
+    logical = os.sched_getaffinity(0)
+    siblings = (Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list") for number in logical)
+    return len({path.read_text() if path.exists() else str(path) for path in siblings})
+
+
 def gpu_name(device: torch.device) -> str:
     """A CUDA device's name and compute capability."""
     properties = torch.cuda.get_device_properties(device)
