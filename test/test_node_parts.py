@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from vpr_kd_ros.geometry import Pose
-from vpr_kd_ros.nodes.newest import NewestWorker
+from vpr_kd_ros.nodes.newest import FRESH, NewestWorker, start_of
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
 from vpr_kd_ros.nodes.sync import StampOffset
@@ -105,6 +106,62 @@ def test_a_slowed_worker_takes_the_newest_item_when_it_is_due() -> None:
     assert second.wait(10.0)
     worker.stop()
     assert seen == [0, 49]
+
+
+def answers(run_s: float, period_s: float, patient: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of a worker that is busy for ``run_s`` with each frame: when its answers come, and how old their frames are."""
+    arrivals = period_s * np.arange(4000)
+    ends, ages = [], []
+    now, taken = 0.0, -1
+    while taken < len(arrivals) - 10:
+        newest = max(int(np.searchsorted(arrivals, now, side="right")) - 1, taken + 1)
+        now = max(now, arrivals[newest])
+        start = start_of(now, arrivals[newest], period_s) if patient else now
+        if start > now:
+            newest += 1
+            now = arrivals[newest]
+        now += run_s
+        ends.append(now)
+        ages.append(now - arrivals[newest])
+        taken = newest
+    return np.array(ends), np.array(ages)
+
+
+@pytest.mark.parametrize("run", [0.4, 0.95, 1.05, 1.3, 1.55, 1.7, 2.2, 3.6])
+def test_leaving_old_frames_makes_what_is_known_newer(run: float) -> None:
+    """In periods: how old what is known is, over all moments, and at worst as it comes."""
+
+    def staleness(ends: np.ndarray, ages: np.ndarray) -> float:
+        gaps = np.diff(ends)
+        return float(((ages[:-1] + gaps / 2) * gaps).sum() / gaps.sum())
+
+    plain, patient = answers(run, 1.0, patient=False), answers(run, 1.0, patient=True)
+    assert patient[1].max() <= run + FRESH + 1e-6
+    assert staleness(*patient) <= staleness(*plain) + 1e-9
+    assert len(patient[0]) >= len(plain[0]) * 3 / 4
+    if run < 1:
+        np.testing.assert_allclose(patient[1], run)
+
+
+def test_an_old_item_is_taken_when_no_other_comes() -> None:
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+
+    def process(item: int) -> None:
+        seen.append(item)
+        begun.set()
+        go_on.wait(10.0)
+
+    worker: NewestWorker[int] = NewestWorker(process)
+    worker.put(0)
+    assert begun.wait(10.0)
+    time.sleep(0.2)
+    worker.put(1)
+    time.sleep(0.15)  # of the period of 0.2
+    begun.clear()
+    go_on.set()
+    assert begun.wait(10.0)
+    worker.stop()
+    assert seen == [0, 1]
 
 
 def test_stopping_does_not_wait_for_the_period() -> None:

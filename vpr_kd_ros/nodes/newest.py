@@ -5,18 +5,25 @@ A robot wants the answer for now, not for the frame that has waited longest.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+FRESH = 0.5
+"""Share of a source's period that an item may have waited when it is taken at once."""
+LATE = 1.5
+"""Periods after an item by when the next of its source would have come."""
+_SMOOTHING = 0.1
 
 
 class NewestWorker(Generic[T]):
     """Runs ``process`` in a thread of its own on the newest item of each source, and counts those it never came to.
 
-    Sources take turns: the one whose first item waits longest comes next.
+    Sources take turns: the one whose first item waits longest comes next. Where processing takes longer than a source's
+    period, an item that has waited too long for its turn is left for the next one (``start_of``).
 
     Args:
         process: called with an item; it must not raise.
@@ -28,6 +35,8 @@ class NewestWorker(Generic[T]):
         self._process = process
         self.limit(max_rate_hz)
         self._items: dict[str, T] = {}
+        self._arrived: dict[str, float] = {}
+        self._intervals: dict[str, float] = {}
         self._due: dict[str, float] = {}
         self._stopping = False
         self._wake = threading.Condition()
@@ -43,7 +52,12 @@ class NewestWorker(Generic[T]):
         with self._wake:
             if source in self._items:
                 self.replaced += 1
-            self._items[source] = item
+            now = time.monotonic()
+            if source in self._arrived:
+                gap = now - self._arrived[source]
+                mean = self._intervals.get(source, gap)
+                self._intervals[source] = mean + _SMOOTHING * (gap - mean)
+            self._items[source], self._arrived[source] = item, now
             self._wake.notify()
 
     def stop(self) -> None:
@@ -56,17 +70,37 @@ class NewestWorker(Generic[T]):
     def _run(self) -> None:
         while True:
             with self._wake:
-                # Waiting for the period with the slot open keeps the item fresh until it is taken.
-                while (source := self._next()) is None and not self._stopping:
-                    dues = [self._due.get(waiting, 0.0) for waiting in self._items]
-                    self._wake.wait(max(0.0, min(dues) - time.monotonic()) if dues else None)
-                if self._stopping or source is None:
+                # Waiting with the slot open keeps the item fresh until it is taken.
+                while not self._stopping:
+                    now = time.monotonic()
+                    starts = {source: self._start(source, now) for source in self._items}
+                    source = next((source for source, start in starts.items() if start <= now), None)
+                    if source is not None:
+                        break
+                    self._wake.wait(min(starts.values()) - now if starts else None)
+                else:
                     return
                 item = self._items.pop(source)
             self._due[source] = time.monotonic() + self._period_s
             self._process(item)
 
-    def _next(self) -> str | None:
-        """The first source whose item is due."""
-        now = time.monotonic()
-        return next((source for source in self._items if self._due.get(source, now) <= now), None)
+    def _start(self, source: str, now: float) -> float:
+        turn = max(now, self._due.get(source, 0.0))
+        return start_of(turn, self._arrived[source], self._intervals.get(source, math.inf))
+
+
+def start_of(turn: float, arrived: float, period: float) -> float:
+    """When to start on the newest item of a source, should none come until then; all in seconds.
+
+    A camera that is a little faster than the network makes the newest frame older at each turn, until it is a whole
+    period old and the next replaces it. One that is older than ``FRESH`` of a period is better not begun: the next is
+    due before long. Answers become fewer by up to a quarter, and yet what is known at any moment is newer, by a quarter
+    of a period or so; the oldest are half a period newer. Where the next one does not come, the item is taken.
+
+    Args:
+        turn: now, or when the limit on the rate allows it.
+        arrived: when the item came.
+        period: of the source; infinite before it is known.
+    """
+    waited = turn - arrived
+    return arrived + LATE * period if FRESH * period < waited < LATE * period else turn
