@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from support.tiny import save_tiny_student
+
+if TYPE_CHECKING:
+    from support.ros import Graph
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,6 +27,15 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("student") / "tiny.pt2"
     save_tiny_student(path)
     return path
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Iterator[Graph]:
+    """Real nodes and a node in the test to talk with them, for modules that need ROS and say so."""
+    from support.ros import ros_graph
+
+    with ros_graph(tmp_path) as graph:
+        yield graph
 
 
 @pytest.fixture

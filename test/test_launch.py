@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from launch.launch_description_sources import get_launch_description_from_python
 from lifecycle_msgs.srv import GetState
 from sensor_msgs.msg import Image
 
-from support.ros import REPOSITORY, Graph, ros_graph, wait_until
+from support.ros import REPOSITORY, Graph, wait_until
 from support.tiny import picture
 from vpr_kd_ros.conversions import image_to_message
 from vpr_kd_ros.geometry import Pose
@@ -66,12 +65,6 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _installed(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inherited = os.environ.get("AMENT_PREFIX_PATH", sys.prefix)
     monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join([str(prefix), inherited]))
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 class Launched:

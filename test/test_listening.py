@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
@@ -17,12 +15,6 @@ from support.ros import Graph, ros_graph, wait_until
 from vpr_kd_ros.nodes.listening import Listener
 
 RELIABLE = QoSProfile(depth=10)
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 def speak(graph: Graph, publisher: Any, *texts: str) -> None:

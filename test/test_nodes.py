@@ -61,12 +61,6 @@ def image_at(index: int, stamp_ns: int | None = None) -> Image:
 
 
 @pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
-
-
-@pytest.fixture
 def drive_bag(tmp_path: Path) -> Path:
     """A bag of one second: camera, LiDAR and a latched topic."""
     path = tmp_path / "drive"

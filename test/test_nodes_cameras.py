@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from support.ros import Graph, ros_graph, wait_until  # sets what ROS reads when it is imported
-from support.tiny import picture, save_tiny_student
-from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread
+from support.ros import Graph, wait_until  # sets what ROS reads when it is imported
+from support.tiny import SHY, picture, save_tiny_student
 from vpr_kd_ros.conversions import image_to_message, odometry_to_message
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Pose
@@ -32,23 +30,6 @@ SECOND_NS = 1_000_000_000
 PLACES = 18
 CAMERAS = ["front=/front/image_raw", "rear=/rear/image_raw"]
 FIRST_PICTURE = {"front": 0, "rear": 100}
-AS_IT_IS = Filtered(0.0, 1.0, Spread(0.5, 0.5), right=80, wrong=20)
-# A picture that is the same is right with 73 %: alone, it is never accepted.
-CALIBRATION = Calibration(
-    *(-99.0, 100.0, 0.0),
-    cluster_radius_m=10.0,
-    right=80,
-    wrong=20,
-    evidence=Evidence(-297.0, 300.0, 0.0),
-    with_odometry=AS_IT_IS,
-    without_odometry=AS_IT_IS,
-)
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 class Robot:
@@ -81,7 +62,7 @@ class Robot:
 
 
 def test_two_cameras_are_mapped_and_localised_and_one_may_fail(graph: Graph, tmp_path: Path) -> None:
-    save_tiny_student(tmp_path / "student.pt2", calibration=CALIBRATION)
+    save_tiny_student(tmp_path / "student.pt2", calibration=SHY)
     common = {"student": tmp_path / "student.pt2", "map": tmp_path / "town", "cameras": CAMERAS}
     robot = Robot(graph, "/mapper", "map")
     mapper = graph.start("mapper", common | {"image_timeout_s": 60.0}, {"pose": "/wheels"})
@@ -151,7 +132,7 @@ def test_two_cameras_are_mapped_and_localised_and_one_may_fail(graph: Graph, tmp
 
 
 def test_the_maps_and_the_cameras_must_belong_together(graph: Graph, tmp_path: Path) -> None:
-    metadata = save_tiny_student(tmp_path / "student.pt2", calibration=CALIBRATION)
+    metadata = save_tiny_student(tmp_path / "student.pt2", calibration=SHY)
     PlaceMap(metadata.descriptor_dim, metadata.fingerprint, "map").save(tmp_path / "town")
     node = graph.start("localizer", {"student": tmp_path / "student.pt2", "map": tmp_path / "town", "cameras": CAMERAS})
     node.wait_for_output("is the map of one camera, and 'cameras' names front, rear; move it to")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,10 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from support.ros import Graph, NodeProcess, ros_graph, wait_until  # sets what ROS reads when it is imported
+from support.ros import Graph, NodeProcess, wait_until  # sets what ROS reads when it is imported
 from support.tiny import picture
 from support.town import SECOND_NS, SIMILAR, START_NS, image_of, save_town
 from vpr_kd_ros.conversions import header
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 class Localizer:

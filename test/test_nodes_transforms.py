@@ -6,7 +6,6 @@ import importlib.util
 import math
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, NavSatFix, PointCloud2
 from std_srvs.srv import Trigger
 
-from support.ros import Graph, ros_graph, wait_until  # sets what ROS reads when it is imported
+from support.ros import Graph, wait_until  # sets what ROS reads when it is imported
 from support.town import SECOND_NS, SIMILAR, START_NS, image_of, pose_at, save_town
 from vpr_kd_ros.conversions import header, odometry_to_message
 from vpr_kd_ros.decode import pose_from_message
@@ -30,12 +29,6 @@ from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.place_map import PlaceMap
 
 FAKE_TF2 = Path(__file__).parent / "support" / "fake_tf2"
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 def matrix(pose: Any) -> np.ndarray[Any, Any]:

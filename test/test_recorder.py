@@ -6,7 +6,6 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, Imu
 from std_msgs.msg import String
 
-from support.ros import Graph, NodeProcess, ros_graph, wait_until  # sets what ROS reads when it is imported
+from support.ros import Graph, NodeProcess, wait_until  # sets what ROS reads when it is imported
 from training.ingest.recover import recover
 from vpr_kd_ros.conversions import image_to_message, odometry_to_message, pose_stamped_to_message
 from vpr_kd_ros.geometry import Pose
@@ -35,12 +34,6 @@ from vpr_kd_ros.playback import Bag
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CAMERA, ODOMETRY = "/camera/image_raw", "/odom"
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 class Robot:

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, PointCloud2
 
-from support.ros import PROFILES, REPOSITORY, Graph, ros_graph, wait_until  # sets what ROS reads when it is imported
+from support.ros import PROFILES, REPOSITORY, Graph, wait_until  # sets what ROS reads when it is imported
 from training.simulation.camera import CameraConfig
 from training.simulation.lidar import LidarConfig
 from training.simulation.robot import drive, parse_wait_for
@@ -40,12 +38,6 @@ CONFIG = RobotConfig(
 OPTIONS = ["--length", "16", "--rate_factor", "4", "--start_at", "24", "--condition", "rain"]
 OPTIONS += ["--town.loop_length_m", "160", "--camera.height", "24", "--camera.width", "32"]
 OPTIONS += ["--lidar.beams", "4", "--lidar.columns", "60"]
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    with ros_graph(tmp_path) as graph:
-        yield graph
 
 
 def start(domain: int, *options: str) -> subprocess.Popen[str]:
