@@ -5,7 +5,8 @@
     python benchmarks/backends.py --device cuda
 
 Random weights, batch 1, the network alone: resizing and normalising are not in it. Runs are interleaved, so that a busy
-machine slows all alike: read the ratio, which is of medians, to eager torch. On a CUDA device a run ends when its
+machine slows all alike: read the ratio, which is of medians, to eager torch. Before each the machine rests, as between
+two images of a camera. On a CUDA device a run ends when its
 descriptor is on the CPU; fp16, compiled torch and TensorRT, where it is installed, are measured there as well.
 """
 
@@ -45,6 +46,8 @@ SIZES = ["96x128", "224x224", "240x320", "480x640"]
 SMALL = "96x128"
 """The simulated town's images; the other models are not made for them, nor is small-resnet-gem for larger ones."""
 WARM = 3
+REST_S = 0.02
+"""Torch's threads spin for some milliseconds after a run, and would slow the next runtime's."""
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -95,6 +98,7 @@ def measure(runs: dict[str, Run], batch: torch.Tensor, repeats: int) -> dict[str
     with torch.inference_mode():
         for repeat in range(WARM + repeats):
             for label, run in runs.items():
+                time.sleep(REST_S)
                 start = time.perf_counter()
                 run(batch).cpu()
                 if repeat >= WARM:

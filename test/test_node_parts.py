@@ -143,25 +143,72 @@ def test_leaving_old_frames_makes_what_is_known_newer(run: float) -> None:
         np.testing.assert_allclose(patient[1], run)
 
 
-def test_an_old_item_is_taken_when_no_other_comes() -> None:
-    begun, go_on, seen = threading.Event(), threading.Event(), []
+class Busy:
+    """A worker that is busy with its first item, ``(0, "front")``, until it is told to go on."""
 
-    def process(item: int) -> None:
-        seen.append(item)
-        begun.set()
-        go_on.wait(10.0)
+    def __init__(self, max_rate_hz: float = 0.0) -> None:
+        self.seen: list[int] = []
+        self._begun, self._go_on = threading.Event(), threading.Event()
+        self.worker: NewestWorker[int] = NewestWorker(self._process, max_rate_hz)
+        self.worker.put(0, "front")
+        assert self._begun.wait(10.0)
 
-    worker: NewestWorker[int] = NewestWorker(process)
-    worker.put(0)
-    assert begun.wait(10.0)
-    time.sleep(0.2)
-    worker.put(1)
-    time.sleep(0.15)  # of the period of 0.2
-    begun.clear()
-    go_on.set()
-    assert begun.wait(10.0)
-    worker.stop()
-    assert seen == [0, 1]
+    def _process(self, item: int) -> None:
+        self.seen.append(item)
+        self._begun.set()
+        assert self._go_on.wait(10.0)
+
+    def has_waited(self, item: int, source: str, seconds: float, period_s: float) -> None:
+        """Offer an item as if that long ago, of a source of that period."""
+        self.worker.put(item, source)
+        self.worker._arrived[source] -= seconds
+        self.worker._intervals[source] = period_s
+
+    def go_on(self, number: int) -> None:
+        """Wait until ``number`` items were begun."""
+        self._go_on.set()
+        end = time.monotonic() + 10.0
+        while len(self.seen) < number and time.monotonic() < end:
+            time.sleep(0.001)
+
+
+def test_an_item_that_is_old_at_its_turn_is_left_for_the_next() -> None:
+    busy = Busy()
+    busy.has_waited(1, "front", 60.0, period_s=100.0)
+    busy.go_on(1)
+    time.sleep(0.1)
+    assert busy.seen == [0]
+    busy.worker.put(2, "front")
+    busy.go_on(2)
+    busy.worker.stop()
+    assert busy.seen == [0, 2]
+    assert busy.worker.replaced == 1
+
+
+@pytest.mark.parametrize("waited", [40.0, 149.9, 160.0])
+def test_an_item_that_is_fresh_or_the_last_is_taken(waited: float) -> None:
+    busy = Busy()
+    busy.has_waited(1, "front", waited, period_s=100.0)
+    busy.go_on(2)
+    busy.worker.stop()
+    assert busy.seen == [0, 1]
+
+
+def test_of_several_sources_none_is_held() -> None:
+    busy = Busy()
+    busy.has_waited(1, "front", 60.0, period_s=100.0)
+    busy.has_waited(2, "rear", 60.0, period_s=100.0)
+    busy.go_on(3)
+    busy.worker.stop()
+    assert busy.seen == [0, 1, 2]
+
+
+def test_an_item_that_waited_for_the_limit_on_the_rate_is_taken() -> None:
+    busy = Busy(max_rate_hz=10.0)
+    busy.has_waited(1, "front", 60.0, period_s=100.0)
+    busy.go_on(2)
+    busy.worker.stop()
+    assert busy.seen == [0, 1]
 
 
 def test_stopping_does_not_wait_for_the_period() -> None:

@@ -1,4 +1,4 @@
-"""A worker that always takes the newest frame; no ROS in here.
+"""A worker that takes the newest frame, and rather the next than an old one; no ROS in here.
 
 A robot wants the answer for now, not for the frame that has waited longest.
 """
@@ -22,8 +22,8 @@ _SMOOTHING = 0.1
 class NewestWorker(Generic[T]):
     """Runs ``process`` in a thread of its own on the newest item of each source, and counts those it never came to.
 
-    Sources take turns: the one whose first item waits longest comes next. Where processing takes longer than a source's
-    period, an item that has waited too long for its turn is left for the next one (``start_of``).
+    Sources take turns: the one whose first item waits longest comes next. An only source's item that has waited too long
+    while another was processed is left for the next one (``start_of``).
 
     Args:
         process: called with an item; it must not raise.
@@ -81,26 +81,30 @@ class NewestWorker(Generic[T]):
                 else:
                     return
                 item = self._items.pop(source)
-            self._due[source] = time.monotonic() + self._period_s
+            if self._period_s > 0:
+                self._due[source] = time.monotonic() + self._period_s
             self._process(item)
 
     def _start(self, source: str, now: float) -> float:
-        turn = max(now, self._due.get(source, 0.0))
-        return start_of(turn, self._arrived[source], self._intervals.get(source, math.inf))
+        due, arrived = self._due.get(source, 0.0), self._arrived[source]
+        # Of several sources, one that is held would lose its turn to the others again and again.
+        if len(self._arrived) > 1 or due > arrived:
+            return max(now, due)
+        return start_of(now, arrived, self._intervals.get(source, math.inf))
 
 
-def start_of(turn: float, arrived: float, period: float) -> float:
+def start_of(now: float, arrived: float, period: float) -> float:
     """When to start on the newest item of a source, should none come until then; all in seconds.
 
     A camera that is a little faster than the network makes the newest frame older at each turn, until it is a whole
     period old and the next replaces it. One that is older than ``FRESH`` of a period is better not begun: the next is
     due before long. Answers become fewer by up to a quarter, and yet what is known at any moment is newer, by a quarter
-    of a period or so; the oldest are half a period newer. Where the next one does not come, the item is taken.
+    of a period or so; the oldest are at least half a period newer. Where the next one does not come, the item is taken.
 
     Args:
-        turn: now, or when the limit on the rate allows it.
+        now: when the worker has time for it.
         arrived: when the item came.
         period: of the source; infinite before it is known.
     """
-    waited = turn - arrived
-    return arrived + LATE * period if FRESH * period < waited < LATE * period else turn
+    waited = now - arrived
+    return arrived + LATE * period if FRESH * period < waited < LATE * period else now
