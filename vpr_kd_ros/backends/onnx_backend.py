@@ -47,8 +47,8 @@ class OnnxBackend:
         options.intra_op_num_threads = threads or physical_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Within an image, threads that spin are there at once for the next layer: on two, MobileNetV2 takes half the
-        # time. Between two images they sleep, or they would keep every core busy for nothing at a camera's rate.
+        # Threads that sleep between layers are woken on the core of the one that wakes them, and two are no faster than
+        # one; these spin within an image. Between two images they sleep, or they would keep every core busy for nothing.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
