@@ -48,7 +48,7 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that sleep between layers are woken on the core of the one that wakes them, and two are no faster than
-        # one; these spin within an image. Between two images they sleep, or they would keep every core busy for nothing.
+        # one; these spin within an image. Between two images they sleep, or they would keep every core busy.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -22,8 +22,8 @@ _SMOOTHING = 0.1
 class NewestWorker(Generic[T]):
     """Runs ``process`` in a thread of its own on the newest item of each source, and counts those it never came to.
 
-    Sources take turns: the one whose first item waits longest comes next. An only source's item that has waited too long
-    while another was processed is left for the next one (``start_of``).
+    Sources take turns: the one whose first item waits longest comes next. An only source's item that has waited too
+    long while another was processed is left for the next one (``start_of``).
 
     Args:
         process: called with an item; it must not raise.
