@@ -10,7 +10,7 @@ method is DistilVPR as in `config/town/distilvpr.yaml`; the teacher is MinkLoc++
 the cache are interleaved: read the ratio. ``pays_after`` is after how many steps filling the cache, which is done once
 for all students, has cost less than asking the teacher each time. ``windows`` scales the batch. ``--compiled`` has the
 cached steps also with ``compile: true`` and ``precision: bf16-mixed``, as `config/benchmark/distilvpr.yaml` trains its
-cameras; ``compiled_speedup`` is against the same steps in float32 and not compiled.
+cameras on a processor with AMX; ``compiled_speedup`` is against the same steps in float32 and not compiled.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from support.contexts import maps_of, prepared
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
 from training.distillation import METHODS, build_method
-from training.engine import fit
+from training.engine import fit, processes
 from training.engine.batches import Batch, loss_terms
 from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig, to_dict
 from training.engine.jobs import distill, teach
@@ -137,6 +137,16 @@ def test_what_cannot_be_compiled_is_refused(sessions: tuple[list[Session], list[
         teach(replace(TEACHER, compile=True), *sessions, tmp_path / "clouds")
     with pytest.raises(ConfigError, match="compares feature maps"):
         compiled(build_model(SHORT.model.name, SHORT.model.options), build_method("afd", {}), torch.device("cpu"))
+
+
+def test_fast_is_bfloat16_where_the_processor_has_it_and_the_run_says_which(
+    sessions: tuple[list[Session], list[Session]], teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, known in {"32-true": {"avx2", "avx512f", "avx512_bf16"}, "bf16-mixed": {"avx2", "amx_bf16"}}.items():
+        monkeypatch.setattr(processes, "instructions", lambda known=known: known)
+        distill(replace(SHORT, precision="fast", steps=1), *sessions, tmp_path / name, teacher)
+        assert load_run(tmp_path / name)[1].precision == name
 
 
 @contextmanager

@@ -107,8 +107,8 @@ class TrainConfig:
         step_factor: see ``schedule``.
         step_every: see ``schedule``; 0 for once, after two thirds of the steps, as DistilVPR (epoch 40 of 60).
         clip_norm: largest gradient norm; 0 for no limit.
-        precision: as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``. bf16-mixed is the fastest on
-            GPUs and on processors with AMX, and the slowest on others.
+        precision: as Lightning Fabric names it: ``32-true``, ``bf16-mixed``, ``16-mixed``; or ``fast``: bf16-mixed on
+            GPUs and processors that have bfloat16, 32-true on others. The run's record says which it was.
         compile: whether torch.compile makes a network of images faster, for half a minute at the start.
         devices: processes of one machine, each with its own processor or GPU; every one draws a batch as configured,
             and the losses see the batches of all together.

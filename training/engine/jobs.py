@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from training.engine.config import TrainConfig
 from training.engine.descriptors import describe, preprocess_of
 from training.engine.fingerprints import sessions_fingerprint, weights_fingerprint
 from training.engine.fit import fit
-from training.engine.processes import run_processes
+from training.engine.processes import FAST, fast_precision, run_processes
 from training.engine.runs import NoRun, Run, load_run
 from training.engine.teacher_cache import teacher_descriptors
 from training.engine.teaching import LiveTeacher, Teaching, map_shapes
@@ -92,6 +92,8 @@ def _train(
     shared = {s.region for s in train} & {s.region for s in validation}
     if shared:
         raise DataError(f"validation must be in other regions than training; both have: {', '.join(sorted(shared))}")
+    if config.precision == FAST:
+        config = replace(config, precision=fast_precision())
     work = partial(
         _train_in_process, config=config, train=train, validation=validation, out=out, teacher=teacher, resume=resume
     )
