@@ -6,8 +6,8 @@
 
 Random weights, batch 1, the network alone: resizing and normalising are not in it. Runs are interleaved, so that a busy
 machine slows all alike: read the ratio, which is of medians, to eager torch. Before each the machine rests, as between
-two images of a camera. On a CUDA device a run ends when its
-descriptor is on the CPU; fp16, compiled torch and TensorRT, where it is installed, are measured there as well.
+two images of a camera. On a CUDA device a run ends when its descriptor is on the CPU; fp16, compiled torch and
+TensorRT, where it is installed, are measured there as well.
 """
 
 from __future__ import annotations

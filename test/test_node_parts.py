@@ -161,8 +161,10 @@ class Busy:
     def has_waited(self, item: int, source: str, seconds: float, period_s: float) -> None:
         """Offer an item as if that long ago, of a source of that period."""
         self.worker.put(item, source)
-        self.worker._arrived[source] -= seconds
-        self.worker._intervals[source] = period_s
+        arrivals, arrived = Rate(), time.monotonic() - seconds
+        arrivals.tick(arrived - period_s)
+        arrivals.tick(arrived)
+        self.worker._arrivals[source] = arrivals
 
     def go_on(self, number: int) -> None:
         """Wait until ``number`` items were begun."""

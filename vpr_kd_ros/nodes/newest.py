@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from vpr_kd_ros.nodes.statistics import Rate
+
 T = TypeVar("T")
 FRESH = 0.5
 """Share of a source's period that an item may have waited when it is taken at once."""
 LATE = 1.5
 """Periods after an item by when the next of its source would have come."""
-_SMOOTHING = 0.1
 
 
 class NewestWorker(Generic[T]):
@@ -35,8 +36,7 @@ class NewestWorker(Generic[T]):
         self._process = process
         self.limit(max_rate_hz)
         self._items: dict[str, T] = {}
-        self._arrived: dict[str, float] = {}
-        self._intervals: dict[str, float] = {}
+        self._arrivals: dict[str, Rate] = {}
         self._due: dict[str, float] = {}
         self._stopping = False
         self._wake = threading.Condition()
@@ -52,12 +52,8 @@ class NewestWorker(Generic[T]):
         with self._wake:
             if source in self._items:
                 self.replaced += 1
-            now = time.monotonic()
-            if source in self._arrived:
-                gap = now - self._arrived[source]
-                mean = self._intervals.get(source, gap)
-                self._intervals[source] = mean + _SMOOTHING * (gap - mean)
-            self._items[source], self._arrived[source] = item, now
+            self._items[source] = item
+            self._arrivals.setdefault(source, Rate()).tick()
             self._wake.notify()
 
     def stop(self) -> None:
@@ -86,11 +82,12 @@ class NewestWorker(Generic[T]):
             self._process(item)
 
     def _start(self, source: str, now: float) -> float:
-        due, arrived = self._due.get(source, 0.0), self._arrived[source]
+        due, arrivals = self._due.get(source, 0.0), self._arrivals[source]
+        arrived = now - arrivals.silent_s(now)
         # Of several sources, one that is held would lose its turn to the others again and again.
-        if len(self._arrived) > 1 or due > arrived:
+        if len(self._arrivals) > 1 or due > arrived:
             return max(now, due)
-        return start_of(now, arrived, self._intervals.get(source, math.inf))
+        return start_of(now, arrived, 1 / arrivals.hertz if arrivals.hertz > 0 else math.inf)
 
 
 def start_of(now: float, arrived: float, period: float) -> float:
