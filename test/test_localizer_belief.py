@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from support.tiny import PRESET
 from vpr_kd_ros.belief import BeliefConfig
-from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread
+from vpr_kd_ros.calibration import Calibration
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.localizer import Localizer, LocalizerConfig
@@ -21,17 +22,6 @@ from vpr_kd_ros.student import Student, StudentMetadata
 PLACES = 40
 SECOND = 1_000_000_000
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
-SHY = Filtered(0.0, 1.0, Spread(0.5, 1.0), right=10, wrong=10)
-# A similarity of 0.45 to a place speaks for it by 5, one of 0.3 by 3.
-CALIBRATION = Calibration(
-    *(-3.0, 10.0, 0.0),
-    cluster_radius_m=10.0,
-    right=60,
-    wrong=40,
-    evidence=Evidence(-1.0, 13.333, 0.0),
-    with_odometry=SHY,
-    without_odometry=SHY,
-)
 # Every frame counts in full.
 COUNTS = BeliefConfig(decorrelation_m=1e-3)
 Floats = NDArray[np.float64]
@@ -52,7 +42,7 @@ class Preset:
 class Bench:
     """A street of places 4 m apart that share nothing, and a localizer that is shown mixtures of them."""
 
-    def __init__(self, calibration: Calibration | None = CALIBRATION, **config: object) -> None:
+    def __init__(self, calibration: Calibration | None = PRESET, **config: object) -> None:
         self.backend = Preset()
         metadata = StudentMetadata("preset", "none", PLACES + 1, Preprocess(8, 8), {}, calibration, "ab" * 32)
         place_map = PlaceMap(PLACES + 1, "ab" * 32, "map")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from support.tiny import PRESET
 from vpr_kd_ros.belief import BeliefConfig
-from vpr_kd_ros.calibration import Calibration, Evidence, Filtered, Spread
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Pose
 from vpr_kd_ros.localizer import Localizer, LocalizerConfig
@@ -26,17 +26,6 @@ PLACES = 40
 DIM = 2 * PLACES + 1
 SECOND = 1_000_000_000
 FINGERPRINT = "ab" * 32
-AS_IT_IS = Filtered(0.0, 1.0, Spread(0.5, 1.0), right=10, wrong=10)
-# A similarity of 0.3 to a place speaks for it by 3.
-CALIBRATION = Calibration(
-    *(-3.0, 10.0, 0.0),
-    cluster_radius_m=10.0,
-    right=60,
-    wrong=40,
-    evidence=Evidence(-1.0, 13.333, 0.0),
-    with_odometry=AS_IT_IS,
-    without_odometry=AS_IT_IS,
-)
 Descriptor = NDArray[np.float32]
 
 
@@ -49,7 +38,7 @@ class Silent:
         raise NotImplementedError
 
 
-STUDENT = Student(StudentMetadata("preset", "none", DIM, Preprocess(8, 8), {}, CALIBRATION, FINGERPRINT), Silent())
+STUDENT = Student(StudentMetadata("preset", "none", DIM, Preprocess(8, 8), {}, PRESET, FINGERPRINT), Silent())
 
 
 def street(camera: str, spacing: float = 4.0, first: int = 0, frame: str = "map", behind: float = 0.0) -> PlaceMap:
@@ -210,5 +199,5 @@ def test_maps_that_do_not_belong_together_are_refused() -> None:
     stranger = PlaceMap(DIM, "cd" * 32, "map")
     with pytest.raises(DataError, match="camera 'rear': was made with the student cdcdcdcdcdcd"):
         Localizer(STUDENT, {"front": street("front"), "rear": stranger}, config)
-    silent = Student(replace(STUDENT.metadata, calibration=CALIBRATION), Silent())
+    silent = Student(replace(STUDENT.metadata, calibration=PRESET), Silent())
     assert list(Localizer(silent, {"front": street("front")}, config).maps) == ["front"]
