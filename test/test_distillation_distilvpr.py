@@ -171,6 +171,24 @@ def test_adaptor_makes_sizes_meet_and_learns(side: str) -> None:
     assert teacher.grad is None
 
 
+@pytest.mark.parametrize("side", ["teacher", "student"])
+@pytest.mark.parametrize("agents", [["tt-ss"], ["ts-ss"], ["tt-ts"]])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_adaptor_learns_under_every_preset_from_every_pair_of_agents(
+    preset: str, agents: list[str], side: str
+) -> None:
+    torch.manual_seed(0)
+    teacher, _ = batch(8, channels=9, dtype=torch.float32)
+    _, student = batch(8, dtype=torch.float32)
+    options = {"preset": preset, "agents": agents, "adaptor": side}
+    method = build_method("distilvpr", options, teacher_dim=9, student_dim=5)
+    sum(method(teacher, student).values()).backward()
+    assert method.adaptor is not None
+    gradient = method.adaptor.linear.weight.grad
+    assert gradient is not None
+    assert gradient.abs().max() > 0
+
+
 def test_minimising_the_scaled_loss_gives_the_student_the_teachers_relations() -> None:
     teacher, student = batch(9, samples=12, dtype=torch.float32)
     method = DistilVPR("scaled", agents=("tt-ss",))

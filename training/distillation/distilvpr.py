@@ -63,8 +63,11 @@ def tt_ss_loss(r: Relations, penalty: Penalty, reduction: str, by_mean: bool = F
 
 
 def ts_ss_loss(r: Relations, penalty: Penalty, reduction: str, detach: bool = False) -> Tensor:
-    """Cross-agents, Eq. 4 (8, 11, 17); with ``detach`` the gradient flows through r(s, s) only."""
-    return penalty(r.ss, r.ts.detach() if detach else r.ts, reduction=reduction)
+    """Cross-agents, Eq. 4 (8, 11, 17); with ``detach`` the student's gradient flows through r(s, s) only.
+
+    An adaptor on the teacher's side has no other gradient than that of r(t, s), and keeps it.
+    """
+    return penalty(r.ss, r.relation(r.teacher, r.student.detach()) if detach else r.ts, reduction=reduction)
 
 
 def tt_ts_loss(r: Relations, penalty: Penalty, reduction: str) -> Tensor:
@@ -84,7 +87,7 @@ class Settings:
         normalise_self, normalise_cross: L2-normalise the descriptors first.
         divide_by_mean: divide the self-agents' Euclidean and hyperbolic distances by the mean of those above zero
             (each side by its own), so that the student need not copy the teacher's scale.
-        detach_cross: no gradient through r(t, s) of Eq. 4.
+        detach_cross: no gradient to the student through r(t, s) of Eq. 4.
         self_cosine: ``cosine`` (Eq. 10), or ``angle`` (RKD's over triplets, O(N³) time) in its place.
         hyperbolic: ``exact``, or ``released`` with the limits of the published code (see `manifolds`).
     """
