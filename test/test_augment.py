@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from training.data.augment import CloudAugmentation, ImageAugmentation
@@ -68,6 +69,19 @@ def test_erased_share_is_within_its_bounds_and_differs_by_image() -> None:
     assert hit.min() > 0.08
     assert hit.max() < 0.32
     assert hit.unique().numel() > 20
+
+
+def test_rand_augment_is_torchvisions_for_each_image_on_its_own() -> None:
+    images = torch.randint(0, 256, (6, 3, 24, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    torch.manual_seed(5)
+    changed = ImageAugmentation(**NOTHING, rand_augment=3)(images)
+    torch.manual_seed(5)
+    one_by_one = [v2.RandAugment(3, interpolation=v2.InterpolationMode.BILINEAR)(image) for image in images]
+    assert torch.equal(changed, torch.stack(one_by_one))
+    assert changed.dtype == torch.uint8
+    assert sum(not torch.equal(a, b) for a, b in zip(changed, images, strict=True)) >= 4
+    same = ImageAugmentation(**NOTHING, rand_augment=3)(images[:1].expand(6, -1, -1, -1))
+    assert len({image.numpy().tobytes() for image in same}) >= 4, "each is drawn by itself"
 
 
 def test_the_inputs_stay_as_they_were(images: torch.Tensor) -> None:

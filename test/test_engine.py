@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 
-from support.training_runs import STUDENT, TEACHER, write_drives
+from support.training_runs import STUDENT, TEACHER, metrics, write_drives
 from training.__main__ import main
 from training.data.dataset import Keyframes
 from training.data.placing import PlacingConfig
 from training.distillation import METHODS
-from training.engine.config import MethodConfig, TrainConfig, from_dict, to_dict
+from training.engine.config import MethodConfig, ModelConfig, TrainConfig, from_dict, to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.jobs import distill, teach
 from training.engine.optimisation import parameter_groups
@@ -188,6 +188,22 @@ def test_configurations_survive_the_round_trip_and_refuse_strangers() -> None:
         from_dict(TrainConfig, {**to_dict(STUDENT), "stepz": 3})
 
 
+def test_a_part_that_the_descriptor_has_not_is_named(drives: Path, tmp_path: Path) -> None:
+    train, validation = load_sessions([drives / "train"]), load_sessions([drives / "validation"])
+    config = replace(TEACHER, task=replace(TEACHER.task, parts={"image": 0.5}))
+    with pytest.raises(ConfigError, match=r"descriptor of minkloc\+\+3d has no part 'image'; it has none"):
+        teach(config, train, validation, tmp_path / "cloud")
+    model = ModelConfig(
+        "minkloc++", {"cloud_dim": 8, "image_dim": 8, "voxel_size": 2.0, "planes": [8, 16], "layers": [1, 1],
+                      "image_network": "small-resnet", "sparse_backend": "torch"}
+    )  # fmt: skip
+    config = replace(TEACHER, model=model, steps=1, task=replace(TEACHER.task, parts={"cloud": 0.5}))
+    teach(config, train, validation, tmp_path / "fusion")
+    (line,) = [line for line in metrics(tmp_path / "fusion") if "loss" in line]
+    assert line["loss"] == pytest.approx(line["loss/task"] + line["loss/task/cloud"])
+    assert line["loss/task/cloud"] > 0
+
+
 def test_clouds_and_images_learn_at_their_own_rate() -> None:
     fusion = build_model("minkloc++", {"voxel_size": 1.0, "sparse_backend": "torch"})
     groups = parameter_groups(fusion, replace(STUDENT, learning_rate=1e-4, cloud_learning_rate=1e-3))
@@ -195,6 +211,13 @@ def test_clouds_and_images_learn_at_their_own_rate() -> None:
     cloud = build_model("minkloc++3d", {"sparse_backend": "torch"})
     assert sizes[1e-3] == sum(p.numel() for p in cloud.parameters())
     assert sizes[1e-4] + sizes[1e-3] == sum(p.numel() for p in fusion.parameters())
+    # AdaFusion's branches are no models of their own; what weighs them reads both.
+    fusion = build_model("adafusion", {})
+    groups = parameter_groups(fusion, replace(STUDENT, learning_rate=1e-4, cloud_learning_rate=1e-3))
+    fast = {id(p) for group in groups if group["lr"] == 1e-3 for p in group["params"]}  # type: ignore[attr-defined]
+    named = {name for name, p in fusion.named_parameters() if id(p) in fast}
+    assert named == {name for name, _ in fusion.named_parameters() if name.startswith(("cloud.", "cloud_attention."))}
+    assert sum(p.numel() for p in fusion.cloud.parameters()) == 1_079_968
 
 
 def test_the_command_line_teaches_and_evaluates(

@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from support.contexts import maps_of, prepared
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
-from training.distillation import METHODS, build_method
+from training.distillation import METHODS
 from training.engine import fit, processes
 from training.engine.batches import Batch, loss_terms
 from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig, to_dict
@@ -135,8 +135,11 @@ def test_a_machine_without_a_compiler_trains_and_says_so(
 def test_what_cannot_be_compiled_is_refused(sessions: tuple[list[Session], list[Session]], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this network reads clouds"):
         teach(replace(TEACHER, compile=True), *sessions, tmp_path / "clouds")
-    with pytest.raises(ConfigError, match="compares feature maps"):
-        compiled(build_model(SHORT.model.name, SHORT.model.options), build_method("afd", {}), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="reads feature maps"):
+        compiled(build_model(SHORT.model.name, SHORT.model.options), True, torch.device("cpu"))
+    two_tasks = replace(SHORT, task=replace(SHORT.task, labels_weight=0.1), compile=True)
+    with pytest.raises(ConfigError, match="reads feature maps"):
+        teach(two_tasks, *sessions, tmp_path / "maps")
 
 
 def test_fast_is_bfloat16_where_the_processor_has_it_and_the_run_says_which(
@@ -276,7 +279,7 @@ def test_no_odd_batch_spoils_the_weights(normalise: bool, batch_all: float) -> N
                             rows = learning.learner(torch.arange(6))
                             terms = loss_terms(
                                 Batch(np.arange(6), 5), Answers(rows, maps_of(rows)), teacher,
-                                Places(positions), TripletTask(task), teaching, config, step / 2,  # type: ignore[arg-type]
+                                Places(positions), TripletTask(task), teaching, config, step / 2, {},  # type: ignore[arg-type]
                             )  # fmt: skip
                             learning.update(terms)
                             where = f"{name}, {change.__name__} of {changed}, places at {positions}, step {step}"

@@ -37,7 +37,11 @@ SMALL: dict[str, dict[str, object]] = {
 SIZES = {"super-cricavpr": (56, 70), "scicevpr": (56, 70)}
 """Of the images that these models are built for."""
 TEACHERS = {"resnet50-gem", "super-cricavpr"}
-STUDENTS = [name for name, m in MODELS.items() if m.uses_images and not m.uses_clouds and name not in TEACHERS]
+STUDENTS = [
+    name
+    for name, m in MODELS.items()
+    if m.uses_images and not (m.uses_clouds or m.uses_labels) and name not in TEACHERS
+]
 NORMED_MODELS = [name for name, model in MODELS.items() if "output_norm" in inspect.signature(model).parameters]
 
 

@@ -45,6 +45,24 @@ def test_impossible_radii_are_refused(values: dict[str, float]) -> None:
         Pairing(**values)
 
 
+def test_apart_and_turned_may_count_together() -> None:
+    rng = np.random.default_rng(0)
+    positions = rng.uniform(0, 60, (40, 3))
+    yaws = rng.uniform(-np.pi, np.pi, 40) * 0.4 + np.pi
+    positions[::7] = np.nan
+    regions = rng.integers(0, 2, 40)
+    positive, _ = place_masks(positions, yaws, regions, Pairing(25.0, 50.0, 40.0, together=True))
+    found = 0
+    for i in range(40):
+        for j in range(40):
+            apart = np.hypot(*(positions[i] - positions[j])[:2]) / 25
+            turned = np.degrees(abs(np.angle(np.exp(1j * (yaws[i] - yaws[j]))))) / 40
+            expected = bool(i % 7 and j % 7 and i != j and regions[i] == regions[j] and apart + turned < 1)
+            assert positive[i, j] == expected
+            found += expected
+    assert found > 20
+
+
 def test_a_street_driven_the_other_way_is_no_positive() -> None:
     positive, negative = place_masks(np.zeros((2, 3)), np.array([0.0, np.pi]), np.zeros(2, dtype=np.int64), Pairing())
     assert not positive.any()

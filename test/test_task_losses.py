@@ -52,7 +52,21 @@ def naive_pairwise_margin(x: Tensor, positive: Tensor, negative: Tensor, m: floa
     return torch.stack(terms[1]).mean() + torch.stack(terms[-1]).mean()
 
 
-def naive_triplet(x: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+def naive_ranking(x: Tensor, positive: Tensor, negative: Tensor, margin: float, most: int) -> Tensor:
+    def squared(i: int, j: int) -> Tensor:
+        return (x[i] - x[j]).square().sum()
+
+    means = []
+    for i in range(len(x)):
+        ps, ns = ([j for j in range(len(x)) if mask[i, j]] for mask in (positive, negative))
+        if ps and ns:
+            p = min(ps, key=lambda j: squared(i, j).item())
+            hard = sorted(ns, key=lambda j: squared(i, j).item())[:most]
+            means.append(torch.stack([(squared(i, p) - squared(i, n) + margin).clamp(min=0) for n in hard]).mean())
+    return torch.stack(means).mean()
+
+
+def naive_triplet(x: Tensor, positive: Tensor, negative: Tensor, margin: float, swap: bool = True) -> Tensor:
     def d(i: int, j: int) -> Tensor:
         return (x[i] - x[j]).square().sum().sqrt()
 
@@ -61,7 +75,8 @@ def naive_triplet(x: Tensor, positive: Tensor, negative: Tensor, margin: float) 
         ps, ns = ([j for j in range(len(x)) if mask[i, j]] for mask in (positive, negative))
         if ps and ns:
             p, n = max(ps, key=lambda j: d(i, j).item()), min(ns, key=lambda j: d(i, j).item())
-            losses.append((d(i, p) - torch.minimum(d(i, n), d(p, n)) + margin).clamp(min=0))
+            away = torch.minimum(d(i, n), d(p, n)) if swap else d(i, n)
+            losses.append((d(i, p) - away + margin).clamp(min=0))
     violated = [loss for loss in losses if loss > 0]
     return torch.stack(violated).mean()
 
@@ -69,6 +84,12 @@ def naive_triplet(x: Tensor, positive: Tensor, negative: Tensor, margin: float) 
 ORACLES: list[tuple[dict[str, Any], Any]] = [
     ({"loss": "triplet"}, lambda *b: naive_triplet(*b, margin=0.2)),
     ({"loss": "triplet", "margin": 0.7, "weight": 0.5}, lambda *b: 0.5 * naive_triplet(*b, margin=0.7)),
+    ({"loss": "triplet", "swap": False}, lambda *b: naive_triplet(*b, margin=0.2, swap=False)),
+    ({"loss": "ranking"}, lambda *b: naive_ranking(*b, margin=0.1, most=10)),
+    (
+        {"loss": "ranking", "margin": 2.0, "negatives": 2, "weight": 0.5},
+        lambda *b: 0.5 * naive_ranking(*b, margin=2.0, most=2),
+    ),
     ({"loss": "multi-similarity"}, lambda *b: naive_multi_similarity(*b, alpha=1, beta=50, base=0, epsilon=0.1)),
     (
         {"loss": "multi-similarity", "alpha": 2.0, "beta": 40.0, "base": 0.5, "margin": 0.3, "weight": 3.0},
@@ -151,10 +172,25 @@ def test_the_hardest_are_those_of_the_distance_that_the_loss_compares() -> None:
     x = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.5, 0.5], [0.0, 1.5], [-1.0, 0.1]])
     positive, negative = (torch.zeros(5, 5, dtype=torch.bool) for _ in range(2))
     positive[0, [1, 2]] = negative[0, [3, 4]] = True
-    expected = {"triplet": (1, 3), "multi-similarity": (2, 3), "pairwise-margin": (1, 4)}
+    expected = {"triplet": (1, 3), "ranking": (2, 3), "multi-similarity": (2, 3), "pairwise-margin": (1, 4)}
     for loss, (far, near) in expected.items():
         found = task_loss(TaskConfig(loss=loss)).hardest(x, positive, negative)  # type: ignore[arg-type]
         assert [int(i) for i in found] == [0, far, near]
+
+
+def test_parts_of_a_descriptor_have_the_same_loss_by_themselves() -> None:
+    descriptors, positive, negative = batch(5, channels=7)
+    config = TaskConfig(weight=0.5, parts={"cloud": 0.25, "image": 2.0})
+    parts = {"cloud": slice(0, 3), "image": slice(3, 7), "unused": slice(0, 1)}
+    found = task_loss(config).terms(descriptors, parts, positive, negative, 0.5)
+    alone = task_loss(TaskConfig())
+    expected = {
+        "task": 0.5 * alone(descriptors, positive, negative, 0.5),
+        "task/cloud": 0.25 * alone(descriptors[:, :3], positive, negative, 0.5),
+        "task/image": 2.0 * alone(descriptors[:, 3:], positive, negative, 0.5),
+    }
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize(
@@ -163,6 +199,7 @@ def test_the_hardest_are_those_of_the_distance_that_the_loss_compares() -> None:
         ({"loss": "multi-similarity", "batch_all": 0.5}, "batch_all is of the triplet loss"),
         ({"margin": -0.1}, "margin must not be below 0"),
         ({"beta": 0.0}, "must be above 0"),
+        ({"negatives": 0}, "must be above 0"),
     ],
 )
 def test_values_that_make_no_sense_name_their_key(options: dict[str, Any], message: str) -> None:

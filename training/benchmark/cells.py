@@ -27,11 +27,15 @@ from training.engine.jobs import distill, teach
 from training.engine.runs import LAST, RECORD, load_run
 from training.evaluation.protocol import evaluate
 from training.evaluation.results import Evaluation
+from training.models import EmbeddingModel
 from training.sessions import load_sessions
 from training.simulation.dataset import write_dataset
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
+from vpr_kd_ros.preprocess import Preprocess
 
 RESULT, ANSWERS = "evaluation.json", "answers.npz"
+DATABASE_BATCH = 16
+"""As in SciceVPR's Fig. 2."""
 HOW = {"precision", "compile", "devices", "validate_every"}
 """Keys of a training that say how it is computed and watched, not what is compared: results that differ in nothing else
 stand in one table, which says so (``training.benchmark.summary``)."""
@@ -102,7 +106,7 @@ def run_cell(place: Workplace, cell: Cell) -> None:
     """Train a cell, or go on with its training, and measure it on the test sessions.
 
     Raises:
-        DataError: its teacher is not trained yet, or another process is at work on the cell.
+        DataError: its teacher or start is not trained yet, or another process is at work on the cell.
         ConfigError: the folder holds a run of another configuration.
     """
     folder = place.folder(cell.name)
@@ -118,13 +122,14 @@ def run_cell(place: Workplace, cell: Cell) -> None:
 def _train(place: Workplace, cell: Cell, folder: Path) -> None:
     train, validation = (load_sessions([place.data / part]) for part in ("train", "validation"))
     resume = (folder / LAST).exists()
-    if not cell.teacher:
-        teach(cell.config, train, validation, folder, resume)
-        return
-    if not place.trained(cell.teacher):
-        raise DataError(f"{cell.name}: its teacher {cell.teacher} is not trained yet; run that cell first")
+    for what, needed in (("teacher", cell.teacher), ("start", cell.start)):
+        if needed and not place.trained(needed):
+            raise DataError(f"{cell.name}: its {what} {needed} is not trained yet; run that cell first")
     config = replace(cell.config, start=str(place.folder(cell.start))) if cell.start else cell.config
-    distill(config, train, validation, folder, place.folder(cell.teacher), resume)
+    if cell.teacher:
+        distill(config, train, validation, folder, place.folder(cell.teacher), resume)
+    else:
+        teach(config, train, validation, folder, resume)
 
 
 def _measure(place: Workplace, folder: Path) -> None:
@@ -143,6 +148,7 @@ def _measure(place: Workplace, folder: Path) -> None:
     save_answers(folder / ANSWERS, result)
     summary = {
         **result.summary(),
+        **_by_query_batch(place.suite, model, keyframes, preprocess, device),
         "parameters": record["parameters"],
         "descriptor_dim": model.descriptor_dim,
         "seconds": record["seconds"],
@@ -154,6 +160,29 @@ def _measure(place: Workplace, folder: Path) -> None:
     draft = folder / f".{RESULT}"
     draft.write_text(json.dumps(summary, indent=1) + "\n")
     os.replace(draft, folder / RESULT)
+
+
+def _by_query_batch(
+    suite: Suite, model: EmbeddingModel, keyframes: Keyframes, preprocess: Preprocess, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """AR@1 by how many queries are described at once, under ``by_query_batch``; nothing where the suite asks for none.
+
+    "16" are the queries in the order they were driven, "16 shuffled" in another; the database is described
+    ``DATABASE_BATCH`` at a time in the order it was driven.
+    """
+    if not suite.query_batches:
+        return {}
+    database = split_by_session(keyframes, describe(model, keyframes, preprocess, device, DATABASE_BATCH))
+    shuffled = np.random.default_rng(0).permutation(len(keyframes))
+    found = {}
+    for batch in suite.query_batches:
+        for order, name in ((None, f"{batch}"), (shuffled, f"{batch} shuffled")):
+            if batch == 1 and order is not None:
+                continue
+            rows = describe(model, keyframes, preprocess, device, batch, order=order)
+            queries = split_by_session(keyframes, rows)
+            found[name] = evaluate(keyframes.sessions, database, suite.protocol, queries).ar_at_1
+    return {"by_query_batch": found}
 
 
 def save_answers(path: Path, result: Evaluation) -> None:

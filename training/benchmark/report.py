@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from training.benchmark import pictures, tables
 from training.benchmark.cells import ANSWERS, Workplace, load_answers
+from training.benchmark.costs import Cost
 from training.benchmark.suite import ALONE, TEACHER, Cell, Column, Table
 from training.benchmark.summary import summary
 from training.data.dataset import Keyframes
@@ -42,8 +43,13 @@ class Measured:
     answers: dict[tuple[str, str], dict[str, Any]]
 
 
-def write_tables(place: Workplace) -> dict[str, tables.Filled]:
-    """Write ``tables/NAME.md`` and ``.csv``, ``summary.md`` and ``results.json``; returns the tables with results."""
+def write_tables(place: Workplace, costs: Mapping[str, Cost]) -> dict[str, tables.Filled]:
+    """Write ``tables/NAME.md`` and ``.csv``, ``summary.md`` and ``results.json``; returns the tables with results.
+
+    Args:
+        place: whose cells are read.
+        costs: what the networks of ``place.suite.costs`` cost, see ``training.benchmark.costs.measure``.
+    """
     folder = place.out / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     filled = {name: tables.fill(place, table) for name, table in place.suite.tables.items()}
@@ -51,14 +57,17 @@ def write_tables(place: Workplace) -> dict[str, tables.Filled]:
     for name, table in filled.items():
         (folder / f"{name}.md").write_text(tables.markdown(table))
         (folder / f"{name}.csv").write_text(tables.comma_separated(table))
+    if place.suite.costs is not None:
+        (folder / "costs.md").write_text(tables.costs_markdown(place.suite.costs, costs))
+        (folder / "costs.csv").write_text(tables.costs_comma_separated(place.suite.costs, costs))
     results = {cell.name: place.result(cell) for cell in place.suite.cells()}
     (place.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (place.out / "summary.md").write_text(summary(place, filled))
+    (place.out / "summary.md").write_text(summary(place, filled, costs))
     return filled
 
 
-def write_report(place: Workplace, filled: dict[str, tables.Filled]) -> Path:
-    """Write ``report.html`` of what is done so far; returns its path."""
+def write_report(place: Workplace, filled: dict[str, tables.Filled], costs: Mapping[str, Cost]) -> Path:
+    """Write ``report.html`` of what is done so far; returns its path. Arguments as those of ``write_tables``."""
     parts = []
     for name, table in filled.items():
         columns = [_column_part(place, table.table, column) for column in table.table.columns]
@@ -76,6 +85,13 @@ def write_report(place: Workplace, filled: dict[str, tables.Filled]) -> Path:
         queries=done[0]["queries"] if done else 0,
         excluded=done[0]["excluded"] if done else 0,
         parts=parts,
+        costs=None
+        if place.suite.costs is None
+        else {
+            "title": place.suite.costs.title,
+            "rows": tables.cost_rows(place.suite.costs, costs),
+            "note": tables.costs_note(place.suite.costs),
+        },
         metrics=tables.METRICS,
         alone=ALONE,
         teacher=TEACHER,
@@ -112,6 +128,7 @@ def _column_part(place: Workplace, table: Table, column: Column) -> dict[str, An
         "best": None if best is None else best.row,
         "seed": compared[0].cell.config.seed if compared else place.suite.teacher_seed,
         "by_condition": {m.row: m.result["by_query_condition"] for m in measured},
+        "by_query_batch": {m.row: m.result["by_query_batch"] for m in measured if "by_query_batch" in m.result},
         "costs": [
             (m.row, m.result["parameters"], m.result["descriptor_dim"], m.result["seconds"] / 60) for m in measured
         ],

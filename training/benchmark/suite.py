@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from training.benchmark.costs import CostTable
 from training.engine.config import TrainConfig, from_dict
 from training.evaluation.results import Protocol
 from training.simulation.dataset import SimulationConfig
@@ -69,9 +70,12 @@ class Suite:
         training: keys of ``TrainConfig`` that all trainings share.
         networks: name to the keys of ``TrainConfig`` that differ for it.
         distillation: keys of ``TrainConfig`` that all distilled students have beside those of their network.
-        methods: name to the keys of ``TrainConfig`` that differ for it; at least ``method``. ``start`` is ``student``
-            here (the plain student of the same seed) or ``teacher``.
+        methods: name to the keys of ``TrainConfig`` that differ for it; ``start`` is ``student`` here (the plain
+            student of the same seed) or ``teacher``. A row without distillation or placing learns without the teacher.
         tables: by file name.
+        costs: of which networks it is told what they cost, or None.
+        query_batches: so many queries are described at once, in order and shuffled, against a database described 16
+            at a time (SciceVPR's Fig. 2): shows which descriptors depend on their batch. None to leave it out.
     """
 
     name: str
@@ -86,6 +90,8 @@ class Suite:
     distillation: dict[str, Any]
     methods: dict[str, dict[str, Any]]
     tables: dict[str, Table]
+    costs: CostTable | None = None
+    query_batches: tuple[int, ...] = ()
 
     def cell(self, table: Table, column: Column, row: str, seed: int) -> Cell:
         """The training that a row of a column wants with a seed."""
@@ -104,17 +110,19 @@ class Suite:
         variant = "".join(f"-{key}-{value}" for key, value in column.options.items())
         # Rows of other names but the same training, such as an ablation's, share the cell of the first.
         method = next(name for name, keys in self.methods.items() if keys == self.methods[row])
-        name = f"{_slug(column.teacher)}--{_slug(column.student)}{_slug(variant)}--{_slug(method)}"
+        name = f"{_slug(column.student)}{_slug(variant)}--{_slug(method)}"
         config = self._config(name, {**keys, "seed": seed})
-        return Cell(f"distilled/{name}/seed-{seed}", config, teacher.name, starts[start])
+        if config.method.name == "none" and config.placing.precision == 0:
+            return Cell(f"alone/{name}/seed-{seed}", config, "", starts[start])
+        return Cell(f"distilled/{_slug(column.teacher)}--{name}/seed-{seed}", config, teacher.name, starts[start])
 
     def cells(self, tables: Sequence[str] = ()) -> list[Cell]:
-        """All trainings of the tables (all where none is named), each once, teachers before their students."""
+        """All trainings of the tables (all where none is named), each once, after those it learns from or starts as."""
         found: dict[str, Cell] = {}
         for table, column, row, seed in self._entries(tables):
             cell = self.cell(table, column, row, seed)
             found.setdefault(cell.name, cell)
-        return sorted(found.values(), key=lambda cell: bool(cell.teacher))
+        return sorted(found.values(), key=lambda cell: bool(cell.teacher or cell.start))
 
     def with_seeds(self, seeds: Sequence[int]) -> Suite:
         """The same with other seeds."""
@@ -221,6 +229,8 @@ KEYS = (
     "distillation",
     "methods",
     "tables",
+    "costs",
+    "query_batches",
 )
 
 
@@ -252,6 +262,8 @@ def _parsed(name: str, values: Mapping[str, Any]) -> Suite:
         distillation=dict(values.get("distillation", {})),
         methods=dict(values["methods"]),
         tables=tables,
+        costs=CostTable.of(values["costs"]) if "costs" in values else None,
+        query_batches=tuple(values.get("query_batches", ())),
     )
     for key, table in tables.items():
         _require(f"table {key}: row", table.rows, suite.methods)

@@ -10,6 +10,7 @@ import numpy as np
 
 from training.benchmark import tables
 from training.benchmark.cells import Workplace
+from training.benchmark.costs import Cost
 from training.benchmark.statistics import Difference
 from training.benchmark.suite import ALONE, TEACHER, Column, Table
 from vpr_kd_ros import __version__
@@ -19,19 +20,25 @@ Results = dict[int, dict[str, Any]]
 """What was measured, by seed."""
 
 
-def summary(place: Workplace, filled: Mapping[str, tables.Filled]) -> str:
+def summary(place: Workplace, filled: Mapping[str, tables.Filled], costs: Mapping[str, Cost]) -> str:
     """The suite's page for a repository: complete without the report's pictures.
 
     Args:
         place: whose cells are read.
         filled: the tables to show, see ``training.benchmark.report.write_tables``.
+        costs: what the networks of ``place.suite.costs`` cost.
     """
     parts = [f"# {place.suite.title}", place.suite.about, *_protocol(place, filled)]
     for table in filled.values():
         parts.append(tables.markdown(table).rstrip())
         for column in table.table.columns:
             found = {row: _results(place, table.table, column, row) for row in table.entries}
-            parts += [_by_condition(column, found), *_best_against_others(column, table.table, found)]
+            parts += [_split(column, found, "by_query_condition", "by the query's condition")]
+            if any("by_query_batch" in result for results in found.values() for result in results.values()):
+                parts += [_split(column, found, "by_query_batch", "by how many queries are described at once")]
+            parts += _best_against_others(column, table.table, found)
+    if place.suite.costs is not None:
+        parts.append(tables.costs_markdown(place.suite.costs, costs).rstrip())
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,13 +79,14 @@ def _results(place: Workplace, table: Table, column: Column, row: str) -> Result
     return {seed: result for seed, result in found.items() if result is not None}
 
 
-def _by_condition(column: Column, found: Mapping[str, Results]) -> str:
-    conditions = sorted({c for results in found.values() for r in results.values() for c in r["by_query_condition"]})
-    lines = [tables.line(["method", *conditions]), tables.line(["---"] * (1 + len(conditions)))]
+def _split(column: Column, found: Mapping[str, Results], key: str, title: str) -> str:
+    """AR@1 under each of the names that the results have under ``key``."""
+    names = list(dict.fromkeys(n for results in found.values() for r in results.values() for n in r.get(key, {})))
+    lines = [tables.line(["method", *names]), tables.line(["---"] * (1 + len(names)))]
     for row, results in found.items():
-        values = [[result["by_query_condition"][c] for result in results.values()] for c in conditions]
+        values = [[result[key][name] for result in results.values() if key in result] for name in names]
         lines.append(tables.line([row, *(f"{100 * np.mean(v):.1f}" if v else "–" for v in values)]))
-    return "\n".join([f"{column.heading}: AR@1 by the query's condition, %, mean over seeds", "", *lines])
+    return "\n".join([f"{column.heading}: AR@1 {title}, %, mean over seeds", "", *lines])
 
 
 def _best_against_others(column: Column, table: Table, found: Mapping[str, Results]) -> list[str]:

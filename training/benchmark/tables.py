@@ -1,4 +1,6 @@
-"""The papers' tables from a suite's results, in their layout: a row for each method, a column for each pairing."""
+"""The papers' tables from a suite's results, in their layout: a row for each method, a column for each pairing; and
+what networks cost.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,25 @@ import csv
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+
+import torch
 
 from training.benchmark.cells import Workplace
+from training.benchmark.costs import Cost, CostTable
 from training.benchmark.statistics import Difference, Estimate, gap_closed
 from training.benchmark.suite import ALONE, TEACHER, Column, Table
+from vpr_kd_ros.backends.devices import cpu_name
 
 Seeds = dict[int, float]
 METRICS = {"ar1_percent": "AR@1 %", "ar1": "AR@1"}
+COSTS = {
+    "milliseconds": "ms",
+    "trainable": "weights that learn",
+    "parameters": "weights",
+    "multiply_adds": "G multiply-adds",
+}
+"""Headings of what ``training.benchmark.costs`` measures."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,48 @@ def comma_separated(filled: Filled) -> str:
                 + ["" if math.isnan(value) else f"{value:.4g}" for value in numbers]
             )
     return buffer.getvalue()
+
+
+def costs_markdown(table: CostTable, found: Mapping[str, Cost]) -> str:
+    """What networks cost, for a README: the paper's figures, those that it gives, behind ours."""
+    rows = cost_rows(table, found)
+    head = list(rows[0])
+    lines = [line(head), line(["---"] * len(head)), *(line(list(row.values())) for row in rows)]
+    return "\n".join([f"### {table.title}", "", *lines, "", costs_note(table)]) + "\n"
+
+
+def costs_comma_separated(table: CostTable, found: Mapping[str, Cost]) -> str:
+    """What networks cost, for a program."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["network", *COSTS, *(f"paper_{key}" for key in COSTS)])
+    for name, cost in found.items():
+        values = [*asdict(cost).values(), *asdict(table.networks[name][1]).values()]
+        writer.writerow([name, *("" if math.isnan(value) else f"{value:.8g}" for value in values)])
+    return buffer.getvalue()
+
+
+def cost_rows(table: CostTable, found: Mapping[str, Cost]) -> list[dict[str, str]]:
+    """A row for each network, heading to text."""
+    papers = {name: asdict(paper) for name, (_, paper) in table.networks.items()}
+    given = [key for key in COSTS if not all(math.isnan(paper[key]) for paper in papers.values())]
+    return [
+        {"network": name}
+        | {COSTS[key]: _cost_text(key, value) for key, value in asdict(cost).items()}
+        | {f"paper: {COSTS[key]}": _cost_text(key, papers[name][key]) for key in given}
+        for name, cost in found.items()
+    ]
+
+
+def costs_note(table: CostTable) -> str:
+    """How it was measured, and what the suite says of it."""
+    how = f"One image of {table.height} x {table.width} pixels, {torch.get_num_threads()} threads, {cpu_name()}."
+    return f"{how} {table.note}".strip()
+
+
+def _cost_text(key: str, value: float) -> str:
+    decimals = {"milliseconds": 1, "multiply_adds": 2}.get(key, 0)
+    return "–" if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def number_text(estimate: Estimate) -> str:

@@ -16,9 +16,10 @@ from training.benchmark.cells import (
     run_cells,
     run_cells_in_processes,
 )
+from training.benchmark.costs import measure
 from training.benchmark.report import write_report, write_tables
 from training.benchmark.suite import load_suite
-from training.benchmark.tables import markdown
+from training.benchmark.tables import costs_markdown, markdown
 from vpr_kd_ros.errors import VprError
 
 DESCRIPTION = """Re-run the papers' comparisons on the simulated town or on sessions of your own: every method with
@@ -78,8 +79,11 @@ def run(args: jsonargparse.Namespace) -> None:
         failed = []
     else:
         failed = run_cells(place, cells) if workers == 1 else run_cells_in_processes(place, cells, workers, command)
-    filled = write_tables(place)
+    costs = {} if suite.costs is None else measure(suite.costs)
+    filled = write_tables(place, costs)
     print("\n".join(markdown(table) for table in filled.values()))
-    print(f"report: {write_report(place, filled)}")
+    if suite.costs is not None:
+        print(costs_markdown(suite.costs, costs))
+    print(f"report: {write_report(place, filled, costs)}")
     if failed:
         raise VprError(f"{len(failed)} of {len(cells)} trainings failed: {', '.join(failed)}; logs in {out / 'logs'}")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonargparse
+import numpy as np
+from numpy.typing import NDArray
 
 from training.commands._options import config_of
 from training.data.dataset import Keyframes
@@ -13,10 +17,12 @@ from training.data.degrade import Degradation
 from training.engine.config import to_dict
 from training.engine.descriptors import describe, preprocess_of, split_by_session
 from training.engine.runs import load_run
-from training.evaluation.protocol import evaluate
+from training.evaluation.protocol import evaluate, evaluate_queries
 from training.evaluation.results import Evaluation, Protocol
-from training.sessions import load_sessions
+from training.models import EmbeddingModel
+from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError
+from vpr_kd_ros.preprocess import Preprocess
 
 DESCRIPTION = """Measure recall between traverses: each session of a region in turn is the database, each other one the
 queries (AR@1 and AR@1 %, as in PointNetVLAD and DistilVPR).
@@ -24,14 +30,23 @@ queries (AR@1 and AR@1 %, as in PointNetVLAD and DistilVPR).
 Example: python -m training evaluate --model runs/student --sessions sessions/test
 
 With queries of a quarter of the resolution, searched among images as they were taken:
-python -m training evaluate --model runs/student --sessions sessions/test --degradation.scale [0.25,0.25]"""
+python -m training evaluate --model runs/student --sessions sessions/test --degradation.scale [0.25,0.25]
+
+Against all databases of a region together, as MSLS, Pittsburgh, Tokyo 24/7 and Nordland are measured:
+python -m training evaluate --model runs/student --databases msls/database --queries msls/query
+
+The database of another network, whose descriptors the student imitates (low-quality queries: the teacher's):
+python -m training evaluate --model runs/low-quality --database_model runs/teacher-netvlad --sessions sessions/test"""
 
 
 def parser() -> jsonargparse.ArgumentParser:
     """The command's options."""
     result = jsonargparse.ArgumentParser(prog="python -m training evaluate", description=DESCRIPTION)
     result.add_argument("--model", type=str, required=True, help="the run folder of a trained model")
-    result.add_argument("--sessions", nargs="+", required=True, help="session folders, or folders of sessions")
+    result.add_argument("--database_model", type=str, help="run folder of the model that describes the databases")
+    result.add_argument("--sessions", nargs="+", default=[], help="session folders, or folders of sessions")
+    result.add_argument("--databases", nargs="+", default=[], help="sessions to search in, those of a region together")
+    result.add_argument("--queries", nargs="+", default=[], help="sessions to search in --databases for")
     result.add_argument("--out", type=str, help="JSON file to write; default: printed only")
     result.add_class_arguments(Protocol, None)
     result.add_class_arguments(Degradation, "degradation")
@@ -40,20 +55,27 @@ def parser() -> jsonargparse.ArgumentParser:
 
 def run(args: jsonargparse.Namespace) -> None:
     """Evaluate and print the table."""
-    values = vars(parser().instantiate(args))
-    degradation: Degradation = values["degradation"]
-    model, config = load_run(args.model)
-    if degradation.changes and not model.uses_images:
+    if bool(args.sessions) == bool(args.databases) or bool(args.databases) != bool(args.queries):
+        raise ConfigError("evaluate wants --sessions, or --databases and --queries together")
+    degradation: Degradation = vars(parser().instantiate(args))["degradation"]
+    protocol = config_of(Protocol, parser(), args)
+    model = Describer.of(args.model)
+    if degradation.changes and not model.network.uses_images:
         raise ConfigError(f"degradation: the model of {args.model} reads no images; leave it out")
-    sessions = load_sessions(args.sessions)
-    preprocess = preprocess_of(config)
-    keyframes = Keyframes(sessions, preprocess)
-    rows = split_by_session(keyframes, describe(model, keyframes, preprocess))
-    queries = None
-    if degradation.changes:
-        degraded = describe(model, keyframes, preprocess, title="describing degraded", degradation=degradation)
-        queries = split_by_session(keyframes, degraded)
-    result = evaluate(sessions, rows, config_of(Protocol, parser(), args), queries)
+    of_databases = Describer.of(args.database_model) if args.database_model else model
+    if of_databases.network.descriptor_dim != model.network.descriptor_dim:
+        raise ConfigError(
+            f"database_model: {args.database_model} describes with {of_databases.network.descriptor_dim} numbers and "
+            f"{args.model} with {model.network.descriptor_dim}: their descriptors cannot be compared"
+        )
+    databases = load_sessions(args.sessions or args.databases)
+    rows = of_databases(databases)
+    if args.queries:
+        queries = load_sessions(args.queries)
+        result = evaluate_queries(databases, queries, rows, model(queries, degradation), protocol)
+    else:
+        same = of_databases is model and not degradation.changes
+        result = evaluate(databases, rows, protocol, None if same else model(databases, degradation))
     print(table(result))
     if degradation.changes:
         print(f"\nqueries degraded: {taken(degradation)}")
@@ -62,6 +84,28 @@ def run(args: jsonargparse.Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         summary = {**result.summary(), "degradation": to_dict(degradation)}
         out.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Describer:
+    """A trained network and the pre-processing of its images."""
+
+    network: EmbeddingModel
+    preprocess: Preprocess
+
+    @classmethod
+    def of(cls, run: str) -> Describer:
+        """From a run folder."""
+        network, config = load_run(run)
+        return cls(network, preprocess_of(config))
+
+    def __call__(
+        self, sessions: Sequence[Session], degradation: Degradation | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Descriptors of each session, (N_i, C); of degraded images where that changes them."""
+        keyframes = Keyframes(sessions, self.preprocess)
+        changes = degradation if degradation is not None and degradation.changes else None
+        return split_by_session(keyframes, describe(self.network, keyframes, self.preprocess, degradation=changes))
 
 
 def taken(degradation: Degradation) -> str:

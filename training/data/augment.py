@@ -21,7 +21,8 @@ YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, 
 
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """Colour jitter, then random erasing, drawn for each image on its own and applied to the whole batch at once.
+    """RandAugment where asked for, then colour jitter and random erasing, drawn for each image on its own; the last two
+    are applied to the whole batch at once.
 
     Brightness, contrast and saturation are drawn and applied as torchvision's ``ColorJitter`` does, but in this order;
     the hue is turned in the chroma plane of YIQ. So the whole jitter is one affine map of the colours of each image,
@@ -33,6 +34,8 @@ class ImageAugmentation:
         erase: probability that a rectangle is blanked. A network that normalises by image takes it into its statistics;
             there 0 is better.
         erase_area: least and largest share of the image that the rectangle covers.
+        rand_augment: operations of torchvision's RandAugment for each image; SciceVPR has 3. They also shear, shift and
+            turn, which semantic labels do not follow.
     """
 
     brightness: float = 0.2
@@ -41,9 +44,12 @@ class ImageAugmentation:
     hue: float = 0.1
     erase: float = 0.5
     erase_area: tuple[float, float] = (0.1, 0.4)
+    rand_augment: int = 0
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Augment (B, 3, H, W) uint8; returns a new tensor of the same shape and type."""
+        if self.rand_augment > 0:
+            images = _rand_augmented(images, self.rand_augment)
         colours = images.to(torch.float32).flatten(2)
         matrix, offset = self._colour_maps(colours)
         jittered = torch.baddbmm(offset, matrix, colours).clamp_(0, 255).round_().to(torch.uint8).view_as(images)
@@ -83,6 +89,14 @@ class ImageAugmentation:
         in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])
         in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])
         return in_rows[:, :, None] & in_columns[:, None, :] & erased[:, None, None]
+
+
+def _rand_augmented(images: torch.Tensor, operations: int) -> torch.Tensor:
+    # torchvision is slow to import, and most trainings do without.
+    from torchvision.transforms.v2 import InterpolationMode, RandAugment
+
+    change = RandAugment(operations, interpolation=InterpolationMode.BILINEAR)
+    return torch.stack([change(image) for image in images])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Low-quality images, as a robot sends or takes them: down-sampled, blurred, compressed.
 
-What a student sees whose teacher has the originals (Wu et al., distillation for low-quality queries), and what it is
+What a student sees whose teacher has the originals (Yang et al., distillation for low-quality queries), and what it is
 then measured with.
 """
 

@@ -30,11 +30,14 @@ class Pairing:
         positive_m: at most this far apart is the same place, metres.
         negative_m: farther apart than this is another place, metres.
         heading_deg: positives head the same way within this angle; a forward camera sees another scene on the way back.
+        together: what is apart and what is turned count together, as shares of ``positive_m`` and ``heading_deg`` whose
+            sum is below one (StructVPR, supplement, Eq. 1, with 25 m and 40 degrees), not each by itself.
     """
 
     positive_m: float = 10.0
     negative_m: float = 50.0
     heading_deg: float = 45.0
+    together: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.positive_m <= self.negative_m:
@@ -95,6 +98,20 @@ def same_place_pairwise(
     return np.asarray(same)
 
 
+def positives_pairwise(
+    positions: Floats, yaws: Floats, other_positions: Floats, other_yaws: Floats, pairing: Pairing
+) -> Mask:
+    """Whether each keyframe and the other one in its row are positives; arguments as in ``same_place_pairwise``."""
+    if not pairing.together:
+        return same_place_pairwise(
+            positions, yaws, other_positions, other_yaws, pairing.positive_m, pairing.heading_deg
+        )
+    with np.errstate(invalid="ignore"):
+        apart = np.linalg.norm(positions[..., :2] - other_positions[..., :2], axis=-1) / pairing.positive_m
+        turned = np.abs(wrap_angle(yaws - other_yaws)) / np.deg2rad(pairing.heading_deg)
+        return np.asarray(apart + turned < 1)
+
+
 def place_masks(positions: Floats, yaws: Floats, regions: Ints, pairing: Pairing) -> tuple[Mask, Mask]:
     """Positives and negatives among N keyframes.
 
@@ -110,7 +127,7 @@ def place_masks(positions: Floats, yaws: Floats, regions: Ints, pairing: Pairing
     labelled = np.asarray(np.isfinite(positions).all(axis=1))
     posed = labelled[:, None] & labelled[None, :]
     same_region = regions[:, None] == regions[None, :]
-    near = same_place(positions, yaws, positions, yaws, pairing.positive_m, pairing.heading_deg)
+    near = positives_pairwise(positions[:, None], yaws[:, None], positions[None], yaws[None], pairing)
     far = ~same_place(positions, yaws, positions, yaws, pairing.negative_m, None)
     positive = posed & same_region & near
     np.fill_diagonal(positive, False)

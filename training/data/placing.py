@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.dataset import Keyframes
-from training.data.pairing import Pairing, same_place_pairwise
+from training.data.pairing import Pairing, positives_pairwise
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import Floats, Ints
 
@@ -144,9 +144,7 @@ def _limit(
             seen = matches >= 0
             here, there = rows[seen], other[matches[seen]]
             positions, yaws = keyframes.positions, keyframes.yaws
-            same = same_place_pairwise(
-                positions[here], yaws[here], positions[there], yaws[there], pairing.positive_m, pairing.heading_deg
-            )
+            same = positives_pairwise(positions[here], yaws[here], positions[there], yaws[there], pairing)
             distances.append(distance[seen])
             right.append(same)
     if not distances:

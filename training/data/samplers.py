@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from training.data.dataset import Keyframes
-from training.data.pairing import Pairing, same_place
+from training.data.pairing import Pairing, positives_pairwise
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import Ints
 
@@ -163,11 +163,7 @@ def _views_in_other_sessions(keyframes: Keyframes, pairing: Pairing) -> list[Int
             others = members[np.asarray(near, dtype=np.int64)]
             others = others[keyframes.session_of[others] != keyframes.session_of[anchor]]
             places, yaws = keyframes.positions, keyframes.yaws
-            one = slice(anchor, anchor + 1)
-            near_enough = same_place(
-                places[one], yaws[one], places[others], yaws[others], pairing.positive_m, pairing.heading_deg
-            )
-            others = others[near_enough[0]]
+            others = others[positives_pairwise(places[anchor], yaws[anchor], places[others], yaws[others], pairing)]
             distance = np.linalg.norm(keyframes.positions[others, :2] - keyframes.positions[anchor, :2], axis=1)
             others = others[np.argsort(distance, kind="stable")]
             _, first = np.unique(keyframes.session_of[others], return_index=True)

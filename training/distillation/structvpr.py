@@ -100,9 +100,11 @@ class StructVPR(DistillationMethod):
     """StructVPR: weighted feature distillation, Eq. 4 to 7, of a teacher such as its seg-branch.
 
     The sample pairs (q, p) are those of the batch's triplets. Their weights come from the ranks that the teacher and
-    the student as it starts give to p, and do not change in training: start from a student that was trained alone
-    (``start`` of the training), as the paper's Stage I does. The paper's T is the adaptor on the student's side: set
-    its option ``adaptor: student``; without it descriptors of one size are compared as they are.
+    the student as it starts give to p, and do not change in training: start from a student that was trained alone,
+    Stage I (``start`` of the training). The paper's Stage II begins with ImageNet's weights, and going on from Stage I
+    made no significant difference to it (supplement 3.1): so one network serves both. The paper's T is the adaptor on
+    the student's side: set its option ``adaptor: student``; without it descriptors of one size are compared as they
+    are.
 
     Args:
         weight: of the term ``feature``; 1 in Eq. 6.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,7 @@ def shuffled_images(
 def read(
     indices: Ints, model: EmbeddingModel, train: Keyframes, teaching: Teaching | None, config: TrainConfig
 ) -> Frames:
-    """The frames of a batch, augmented, with what the model and a live teacher read of them.
+    """The frames of a batch, augmented, with what the model, its tasks and a live teacher read of them.
 
     Where a live teacher reads images or labels they are of its size; see ``as_seen``.
     """
@@ -91,7 +91,7 @@ def read(
         indices,
         images=any(reader.uses_images for reader in readers),
         clouds=any(reader.uses_clouds for reader in readers),
-        labels=any(reader.uses_labels for reader in readers),
+        labels=config.task.labels_weight > 0 or any(reader.uses_labels for reader in readers),
     )
     return augmented(frames, config)
 
@@ -133,7 +133,7 @@ def gathered(batch: Batch) -> tuple[Batch, Ints]:
 
 def loss_terms(
     batch: Batch, student: Answers, teacher: Answers | None, train: Keyframes, task: TaskLoss,
-    teaching: Teaching | None, config: TrainConfig, progress: float,
+    teaching: Teaching | None, config: TrainConfig, progress: float, parts: Mapping[str, slice],
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """The weighted terms of the loss, scalars by name; their sum is the loss.
 
@@ -146,6 +146,7 @@ def loss_terms(
         teaching: the distillation, for the whole batch; None without a teacher.
         config: its ``pairing``.
         progress: of the training, in [0, 1).
+        parts: of the student's descriptor (``EmbeddingModel.parts``).
     """
     device = student.descriptors.device
     places = batch.indices[: batch.labelled]
@@ -154,7 +155,7 @@ def loss_terms(
         for mask in place_masks(train.positions[places], train.yaws[places], train.region_of[places], config.pairing)
     )
     labelled = student.descriptors[: batch.labelled]
-    terms = {"task": task(labelled, positive, negative, progress)}
+    terms = task.terms(labelled, parts, positive, negative, progress)
     if teaching is not None:
         if teacher is None:
             assert teaching.descriptors is not None

@@ -54,19 +54,29 @@ class TaskConfig:
     """The task loss, on places (see ``training.engine.task``).
 
     Attributes:
-        loss: ``triplet`` (MinkLoc++, DistilVPR), ``multi-similarity`` (SciceVPR) or ``pairwise-margin`` (AdaFusion).
-        margin: of the triplets, in units of the descriptors' distance; epsilon of the multi-similarity miner; the
-            pairwise margin's a. Without a value it is the paper's: 0.2, 0.1, 1.
+        loss: ``triplet`` (MinkLoc++, DistilVPR, StructVPR), ``ranking`` (NetVLAD, LSDNet), ``multi-similarity``
+            (SciceVPR) or ``pairwise-margin`` (AdaFusion).
+        margin: of the triplets, in units of the descriptors' distance; of the ranking, in its square; epsilon of the
+            multi-similarity miner; the pairwise margin's a. Without a value it is the paper's: 0.2, 0.1, 0.1, 1.
+        swap: of ``triplet`` alone: measure the negative from the positive where that is nearer.
+        negatives: of ``ranking`` alone: so many of a query's nearest, NetVLAD's 10; LSDNet does not give its N.
         alpha, beta, base: of ``multi-similarity`` alone: sharpness for positives and negatives, and lambda.
         boundary: of ``pairwise-margin`` alone: m, the distance that parts positives from negatives.
         batch_all: of ``triplet`` alone: share of the steps, at the start, with every triplet that violates the margin
             instead of the hardest one an anchor; batch-hard from scratch on small data collapses without it.
         normalise: compare descriptors of length one; ``multi-similarity`` always does, the papers of the others not.
         weight: of the task loss in the sum.
+        parts: weights of the same loss on parts of the descriptor, by the names of ``EmbeddingModel.parts``. MinkLoc++
+            and DistilVPR's fusion teacher have weight 0.5 and ``cloud: 0.5``, so that the cloud learns what it would
+            without the image.
+        labels_weight: of a second task, 0 for none: a decoder, not kept, tells the semantic class of each pixel from
+            the network's feature maps (``training.models.label_fusion.LabelDecoder``). StructVPR's multi-task has 0.1.
     """
 
-    loss: Literal["triplet", "multi-similarity", "pairwise-margin"] = "triplet"
+    loss: Literal["triplet", "ranking", "multi-similarity", "pairwise-margin"] = "triplet"
     margin: float | None = None
+    swap: bool = True
+    negatives: int = 10
     alpha: float = 1.0
     beta: float = 50.0
     base: float = 0.0
@@ -74,14 +84,18 @@ class TaskConfig:
     batch_all: float = 0.0
     normalise: bool = False
     weight: float = 1.0
+    parts: dict[str, float] = field(default_factory=dict)
+    labels_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch_all > 0 and self.loss != "triplet":
             raise ConfigError(f"task: batch_all is of the triplet loss, and loss is {self.loss!r}")
         if self.margin is not None and self.margin < 0:
             raise ConfigError(f"task: margin must not be below 0, got {self.margin}")
-        if min(self.alpha, self.beta, self.boundary) <= 0:
-            raise ConfigError("task: alpha, beta and boundary must be above 0")
+        if min(self.alpha, self.beta, self.boundary, self.negatives) <= 0:
+            raise ConfigError("task: alpha, beta, boundary and negatives must be above 0")
+        if self.labels_weight < 0:
+            raise ConfigError(f"task: labels_weight must not be below 0, got {self.labels_weight}")
 
 
 @dataclass(frozen=True)

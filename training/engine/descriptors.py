@@ -14,6 +14,7 @@ from training.data.degrade import Degradation
 from training.engine.config import TrainConfig
 from training.models import EmbeddingModel
 from training.models.voxels import VoxelBatch, voxelise
+from vpr_kd_ros.geometry import Ints
 from vpr_kd_ros.preprocess import Preprocess
 
 
@@ -54,12 +55,15 @@ def describe(
     batch_size: int = 32,
     title: str = "describing",
     degradation: Degradation | None = None,
+    order: Ints | None = None,
 ) -> NDArray[np.float32]:
     """Descriptors of all keyframes as the model gives them, not normalised: (N, C) float32.
 
     The model is used in evaluation mode and left in the mode it was in. A ``degradation`` takes the same from an image
-    at every call.
+    at every call. ``order``, a permutation of the keyframes, says which are described together; the rows are in the
+    order of the keyframes all the same.
     """
+    numbers = np.arange(len(keyframes)) if order is None else order
     device = torch.device(device)
     chance = torch.Generator().manual_seed(0)
     training = model.training
@@ -67,14 +71,15 @@ def describe(
     try:
         rows = []
         for start in tqdm(range(0, len(keyframes), batch_size), title, unit="batch", leave=False):
-            batch = range(start, min(start + batch_size, len(keyframes)))
+            batch = numbers[start : start + batch_size]
             frames = keyframes.frames(batch, model.uses_images, model.uses_clouds, model.uses_labels)
             if degradation is not None and frames.images is not None:
                 frames = replace(frames, images=degradation(frames.images, chance))
             rows.append(model(*model_inputs(model, frames, preprocess, device)).float().cpu().numpy())
     finally:
         model.train(training)
-    return np.concatenate(rows)
+    described = np.concatenate(rows)
+    return described if order is None else described[np.argsort(order)]
 
 
 def split_by_session(keyframes: Keyframes, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:

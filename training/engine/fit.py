@@ -17,10 +17,13 @@ from training.engine.descriptors import describe, preprocess_of, split_by_sessio
 from training.engine.learning import Learning
 from training.engine.runs import Run
 from training.engine.task import task_loss
-from training.engine.teaching import Teaching, answers
+from training.engine.teaching import Teaching, answers, map_shapes
 from training.evaluation.protocol import evaluate
 from training.evaluation.results import Protocol
 from training.models import EmbeddingModel
+from training.models.label_fusion import LabelDecoder
+from training.sessions import CLASSES
+from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.preprocess import Preprocess
 
 LOG_EVERY = 10
@@ -30,7 +33,10 @@ def fit(
     fabric: lightning.fabric.Fabric, model: EmbeddingModel, config: TrainConfig, train: Keyframes,
     validation: Keyframes, run: Run, teaching: Teaching | None = None,
 ) -> float:  # fmt: skip
-    """Train ``model`` and keep the checkpoint that is best on the validation region.
+    """Train ``model`` and keep the checkpoint whose AR@1 on the validation region is best.
+
+    So for all methods, whatever their papers choose by (StructVPR recall@5, DistilVPR's code the test set, SciceVPR the
+    number of epochs).
 
     Args:
         fabric: the devices to train on; every process calls this function with the same arguments but ``run``.
@@ -45,15 +51,24 @@ def fit(
         The best AR@1 on the validation sessions, in [0, 1].
 
     Raises:
-        DataError: nothing can be learnt from the sessions given (see the samplers and ``model.initialise``).
-        ConfigError: the training diverged.
+        DataError: nothing can be learnt from the sessions given (see the samplers and ``model.initialise``), or the
+            second task wants labels and they have none.
+        ConfigError: the training diverged, or the network lacks what the configured tasks read of it.
     """
     preprocess = preprocess_of(config)
+    for name in config.task.parts:
+        if name not in model.parts:
+            there = ", ".join(model.parts) or "none"
+            raise ConfigError(f"task.parts: the descriptor of {config.model.name} has no part {name!r}; it has {there}")
     last = fabric.broadcast(run.last_state())
     if last is None and model.uses_images and not config.start:
         # Before the processes share their weights, so that all start from the first one's.
         model.to(fabric.device).initialise(shuffled_images(train, preprocess, fabric.device, config.seed))
-    learning = Learning(fabric, model, None if teaching is None else teaching.method, config)
+    decoder = None
+    if config.task.labels_weight > 0:
+        shapes = map_shapes(model, train, preprocess, fabric.device)
+        decoder = LabelDecoder([channels for channels, _, _ in shapes], len(CLASSES))
+    learning = Learning(fabric, model, None if teaching is None else teaching.method, config, decoder)
     if teaching is not None and learning.method is not None:
         # Fabric's wrapper passes on the attributes of what it wraps.
         teaching = replace(teaching, method=cast(DistillationMethod, learning.method.to(fabric.device)))
@@ -62,7 +77,7 @@ def fit(
     live = None if teaching is None else teaching.live
     if live is not None:
         live.model.to(fabric.device)
-    maps = teaching is not None and teaching.method.needs_maps
+    compares_maps = teaching is not None and teaching.method.needs_maps
     batches = draw_batches(train, config, learning.rng, teaching)
     task = task_loss(config.task)
 
@@ -75,10 +90,18 @@ def fit(
             frames = read(own.indices, model, train, teaching, config)
             batch, rows = gathered(own)
             seen = as_seen(frames, preprocess, config)
-            student = answers(learning.learner, model, seen, preprocess, fabric.device, maps).gathered(rows)
-            teacher = None if live is None else live.answers(frames, fabric.device, maps).gathered(rows)
+            own_answers = answers(
+                learning.learner, model, seen, preprocess, fabric.device, compares_maps or decoder is not None
+            )
+            student = own_answers.gathered(rows)
+            teacher = None if live is None else live.answers(frames, fabric.device, compares_maps).gathered(rows)
             progress = learning.step / config.steps
-            terms = loss_terms(batch, student, teacher, train, task, teaching, config, progress)
+            terms = loss_terms(batch, student, teacher, train, task, teaching, config, progress, model.parts)
+            if learning.decoder is not None:
+                # Of this process's own images: the mean over processes is that of the gradients.
+                assert seen.labels is not None
+                told = learning.decoder(own_answers.maps, seen.labels.to(fabric.device))
+                terms["labels"] = config.task.labels_weight * told
             loss = learning.update(terms)
             bar.update()
             step, last_step = learning.step, learning.step == config.steps

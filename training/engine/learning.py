@@ -16,6 +16,7 @@ from training.engine.config import TrainConfig
 from training.engine.optimisation import learning_schedule, optimiser_of
 from training.engine.processes import gather_objects
 from training.models import EmbeddingModel
+from training.models.label_fusion import LabelDecoder
 from vpr_kd_ros.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ class Learning:
     Attributes:
         learner: the model as it is called in training: by the precision, and of all processes together.
         method: the distillation as it is called, or None.
+        decoder: of the second task as it is called, or None.
         rng: of the samplers.
         step: optimiser steps taken.
         best: highest AR@1 of a validation so far, in [0, 1]; minus infinity before the first.
@@ -35,19 +37,21 @@ class Learning:
 
     def __init__(
         self, fabric: lightning.fabric.Fabric, model: EmbeddingModel, method: DistillationMethod | None,
-        config: TrainConfig,
+        config: TrainConfig, decoder: LabelDecoder | None = None,
     ) -> None:  # fmt: skip
         self._fabric = fabric
         self._config = config
         self._model = model
-        self._parts = torch.nn.ModuleList([model] if method is None else [model, method])
+        self._parts = torch.nn.ModuleList(part for part in (model, method, decoder) if part is not None)
         optimiser = optimiser_of(self._parts, config)
         self._schedule = learning_schedule(optimiser, config)
-        called = compiled(model, method, fabric.device) if config.compile else model
+        reads_maps = decoder is not None or (method is not None and method.needs_maps)
+        called = compiled(model, reads_maps, fabric.device) if config.compile else model
         self.learner, self._optimiser = fabric.setup(called, optimiser)
         # An adaptor's weights are shared by the processes like the model's.
         adapts = method is not None and any(p.requires_grad for p in method.parameters())
         self.method = fabric.setup_module(method) if adapts else method
+        self.decoder = None if decoder is None else fabric.setup_module(decoder)
         self.rng = np.random.default_rng(config.seed)
         if fabric.global_rank > 0:
             seeds = np.random.SeedSequence([config.seed, fabric.global_rank])
@@ -134,21 +138,21 @@ class Learning:
         return chance
 
 
-def compiled(model: EmbeddingModel, method: DistillationMethod | None, device: torch.device) -> torch.nn.Module:
+def compiled(model: EmbeddingModel, reads_maps: bool, device: torch.device) -> torch.nn.Module:
     """The model compiled for the calls of a training; it shares the weights of ``model``, which stays as it is.
 
     Where the machine cannot compile (it wants a C++ compiler), that is said and the model itself is returned.
 
     Raises:
-        ConfigError: the model reads clouds, no two of which have as many voxels, or the method reads feature maps
-            from inside it.
+        ConfigError: the model reads clouds, no two of which have as many voxels, or the training reads feature maps
+            from inside it (``reads_maps``).
     """
     if model.uses_clouds:
         raise ConfigError(
             "compile: this network reads clouds, and only networks of images can be compiled; set it to false"
         )
-    if method is not None and method.needs_maps:
-        raise ConfigError("compile: the method compares feature maps, which a compiled network hides; set it to false")
+    if reads_maps:
+        raise ConfigError("compile: this training reads feature maps, which a compiled network hides; set it to false")
     try:
         torch.compile(torch.sin)(torch.zeros(1, device=device))
     except RuntimeError as error:

@@ -41,11 +41,11 @@ def learning_schedule(optimiser: torch.optim.Optimizer, config: TrainConfig) -> 
 
 
 def _reads_clouds(module: torch.nn.Module, parameter: str) -> bool:
-    """Whether the innermost embedding model that owns the parameter reads clouds only."""
+    """Whether the innermost embedding model that owns the parameter reads clouds only, or its module of it does."""
     owner, only_clouds = module, False
     for part in parameter.split("."):
         if isinstance(owner, EmbeddingModel):
-            only_clouds = owner.uses_clouds and not owner.uses_images
+            only_clouds = owner.uses_clouds and (not owner.uses_images or part in owner.cloud_modules)
         child = getattr(owner, part, None)
         if not isinstance(child, torch.nn.Module):
             break

@@ -7,7 +7,7 @@ The losses are pytorch-metric-learning's. Which pairs and triplets they see come
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
@@ -102,21 +102,41 @@ class TaskLoss(ABC):
             positive, negative: (N, N) bool, see ``training.data.pairing.place_masks``.
             progress: of the training, in [0, 1).
         """
+        return self.config.weight * self._unweighted(descriptors, positive, negative, progress)
+
+    def terms(
+        self, descriptors: torch.Tensor, parts: Mapping[str, slice], positive: torch.Tensor, negative: torch.Tensor,
+        progress: float,
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """The weighted losses of the descriptors, ``task``, and of their configured parts, ``task/cloud`` and so on.
+
+        Args:
+            parts: of the network (``EmbeddingModel.parts``); the others as those of a call.
+        """
+        found = {"task": self(descriptors, positive, negative, progress)}
+        for name, weight in self.config.parts.items():
+            part = self._unweighted(descriptors[:, parts[name]], positive, negative, progress)
+            found[f"task/{name}"] = weight * part
+        return found
+
+    def _unweighted(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> torch.Tensor:
         # Mixed precision stops here: differences of near descriptors do not survive half precision.
         with torch.autocast(descriptors.device.type, enabled=False):
-            return self.config.weight * self.loss(descriptors.float(), positive, negative, progress)
+            return self.loss(descriptors.float(), positive, negative, progress)
 
 
 class TripletTask(TaskLoss):
     """MinkLoc++'s batch-hard triplets, which DistilVPR trains teachers and students with: margin 0.2, swapped when the
-    positive is the nearer to the negative, mean over the triplets that violate the margin. Batch-all for the first
-    share of the steps if so configured.
+    positive is the nearer to the negative (not where ``swap`` is off: StructVPR's Eq. 3), mean over the triplets that
+    violate the margin. Batch-all for the first share of the steps if so configured.
     """
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config, margin=0.2, normalise=config.normalise)
         self._loss = TripletMarginLoss(
-            margin=self.margin, swap=True, distance=self.distance, reducer=AvgNonZeroReducer()
+            margin=self.margin, swap=config.swap, distance=self.distance, reducer=AvgNonZeroReducer()
         )
 
     def loss(
@@ -131,6 +151,43 @@ class TripletTask(TaskLoss):
             return descriptors.sum() * 0.0
         placeholder = torch.zeros(len(descriptors), dtype=torch.long, device=descriptors.device)
         loss: torch.Tensor = self._loss(descriptors, placeholder, triplets)
+        return loss
+
+
+class RankingTask(TaskLoss):
+    """NetVLAD's weakly supervised ranking, LSDNet's Eq. 6: a query's squared distance to its nearest positive is to be
+    smaller, by the margin of 0.1, than that to each of its ``negatives`` nearest negatives. Mean over the negatives of
+    a query, then over the queries.
+    """
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config, margin=0.1, normalise=config.normalise)
+
+    def hardest(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The queries with their nearest positive and nearest negative, which the loss looks at."""
+        with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
+            distance = self.distance(descriptors.float())
+            anchors = torch.nonzero(positive.any(dim=1) & negative.any(dim=1)).squeeze(1)
+            nearest = [distance.masked_fill(~mask, torch.inf)[anchors].argmin(dim=1) for mask in (positive, negative)]
+            return anchors, nearest[0], nearest[1]
+
+    def loss(
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``TaskLoss``."""
+        queries, positives, _ = self.hardest(descriptors, positive, negative)
+        if len(queries) == 0:
+            return descriptors.sum() * 0.0
+        squared = self.distance(descriptors)[queries].square()
+        to_positive = squared.gather(1, positives[:, None])
+        count = min(self.config.negatives, squared.shape[1])
+        to_negatives = squared.masked_fill(~negative[queries], torch.inf).topk(count, dim=1, largest=False).values
+        # A query with fewer negatives than that has the mean over those it has.
+        there = to_negatives.isfinite()
+        short = (to_positive - to_negatives.masked_fill(~there, 0.0) + self.margin).clamp(min=0) * there
+        loss: torch.Tensor = (short.sum(dim=1) / there.sum(dim=1)).mean()
         return loss
 
 
@@ -183,6 +240,7 @@ class PairwiseMarginTask(TaskLoss):
 
 TASKS: dict[str, Callable[[TaskConfig], TaskLoss]] = {
     "triplet": TripletTask,
+    "ranking": RankingTask,
     "multi-similarity": MultiSimilarityTask,
     "pairwise-margin": PairwiseMarginTask,
 }

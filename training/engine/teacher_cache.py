@@ -3,6 +3,8 @@
 A file of the cache is named by what its descriptors depend on: the teacher's weights and options, the code of the
 models, the image pre-processing, and the sessions. Where any of them changes, the name does, and the descriptors are
 computed anew; files that nothing asks for any more may be deleted at any time. A damaged file is replaced.
+
+The frames are described as they are. DistilVPR's released code describes them augmented at random, once.
 """
 
 from __future__ import annotations

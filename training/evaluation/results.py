@@ -24,7 +24,7 @@ class Protocol:
         heading_deg: and heads the same way within this angle, the rule of training (``training.data.pairing``); None,
             the default, to ignore the heading, as PointNetVLAD and DistilVPR do: their numbers are by distance alone.
         frames: right is what is this many keyframes from the query's own number or less, whatever the poses, which are
-            not needed then (Nordland: 1, or 10); None for the radius.
+            not needed then (Nordland: 2 in StructVPR, in others 1 or 10); None for the radius.
     """
 
     radius_m: float = 25.0

@@ -12,6 +12,7 @@ from training.models.adafusion import AdaFusion, AdaFusion2D, AdaFusion3D
 from training.models.base import EmbeddingModel
 from training.models.fusion import MinkLocFusion
 from training.models.image import MinkLoc2D, MobileNetV2GeM, ResNet18GeM, ResNet50GeM, SmallResNetGeM
+from training.models.label_fusion import ConcatFeature, ConcatInput
 from training.models.minkfpn import MinkLoc3D
 from training.models.multilevel import StructVPR, StructVPRSeg
 from training.models.netvlad import NetVLADEncoder
@@ -40,6 +41,8 @@ MODELS: dict[str, type[EmbeddingModel]] = {
     "scicevpr": SciceVPR,
     "structvpr": StructVPR,
     "structvpr-seg": StructVPRSeg,
+    "structvpr-concat-input": ConcatInput,
+    "structvpr-concat-feature": ConcatFeature,
 }
 
 

@@ -253,6 +253,7 @@ class AdaFusion(EmbeddingModel):
 
     uses_images = True
     uses_clouds = True
+    cloud_modules = ("cloud", "cloud_attention")
 
     def __init__(
         self,
@@ -274,6 +275,7 @@ class AdaFusion(EmbeddingModel):
             nn.Sigmoid(),
         )  # fmt: skip
         self.descriptor_dim = image_widths[-1] + cloud_widths[-1]
+        self.parts = {"image": slice(0, image_widths[-1]), "cloud": slice(image_widths[-1], self.descriptor_dim)}
 
     def map_layers(self) -> list[nn.Module]:
         return list(self.image)

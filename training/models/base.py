@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ class EmbeddingModel(nn.Module):
         uses_labels: needs ``labels``.
         depends_on_batch: a descriptor depends on what else is in the batch even when evaluating: a teacher only.
         voxel_size: what to quantise the clouds with, in their unit; 0 for a model that uses none.
+        cloud_modules: names of the submodules that read clouds only, where they are no embedding models themselves.
+        parts: columns of the descriptor that describe by themselves, by name: ``cloud`` and ``image`` of a fusion.
     """
 
     descriptor_dim: int
@@ -28,6 +31,8 @@ class EmbeddingModel(nn.Module):
     uses_labels: bool = False
     depends_on_batch: bool = False
     voxel_size: VoxelSize = 0.0
+    cloud_modules: tuple[str, ...] = ()
+    parts: Mapping[str, slice] = MappingProxyType({})
 
     def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
         """Descriptors (B, C) float32; of length one only where the model's paper says so.

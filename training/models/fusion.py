@@ -62,6 +62,7 @@ class MinkLocFusion(EmbeddingModel):
         else:
             raise ConfigError(f"model option image_network must be 'resnet18' or 'small-resnet', got {image_network!r}")
         self.descriptor_dim = cloud_dim + image_dim
+        self.parts = {"cloud": slice(0, cloud_dim), "image": slice(cloud_dim, self.descriptor_dim)}
         self.voxel_size = voxel_size
 
     def map_layers(self) -> list[nn.Module]:

@@ -24,8 +24,8 @@ def captured_maps(model: EmbeddingModel) -> Iterator[list[Tensor]]:
     layers = model.map_layers()
     if not layers:
         raise ConfigError(
-            f"{type(model).__name__} makes no feature maps of an image, which this distillation method compares; take "
-            "a teacher and a student that read images, or a method that compares descriptors"
+            f"{type(model).__name__} makes no feature maps of an image, which this training reads; take a teacher and "
+            "a student that read images, or leave out what reads maps (method.name, task.labels_weight)"
         )
     maps: list[Tensor] = []
 

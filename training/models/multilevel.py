@@ -19,6 +19,8 @@ from vpr_kd_ros.errors import ConfigError, DataError
 
 LEVELS = 3
 """The descriptor is of the last three of five stages."""
+CLASS_WEIGHTS = (0.5, 0.5, 1.0, 1.0, 2.0, 2.0)
+"""The paper's values of ``training.sessions.CLASSES`` in an encoded map."""
 
 
 class Stages(nn.Sequential):
@@ -127,7 +129,7 @@ class StructVPRSeg(EmbeddingModel):
 
     uses_labels = True
 
-    def __init__(self, class_weights: Sequence[float] = (0.5, 0.5, 1.0, 1.0, 2.0, 2.0), pooling: str = "max") -> None:
+    def __init__(self, class_weights: Sequence[float] = CLASS_WEIGHTS, pooling: str = "max") -> None:
         super().__init__()
         if not class_weights:
             raise ConfigError("model option class_weights wants one number for each class, got none")
