@@ -346,15 +346,15 @@ def test_a_row_may_start_as_the_plain_student_without_a_teacher(tmp_path: Path, 
 def test_a_suite_tells_which_descriptors_depend_on_what_is_described_with_them(tmp_path: Path, data: Path) -> None:
     options = {
         "backbone": "vit_small_patch14_dinov2",
-        "height": 28,
-        "width": 28,
-        "width_out": 8,
+        "height": 42,
+        "width": 42,
+        "width_out": 16,
         "layers": 1,
         "mixers": 1,
     }
     suite = small(
         tmp_path,
-        training={**SMALL["training"], "height": 28, "width": 28, "steps": 1},
+        training={**SMALL["training"], "height": 42, "width": 42, "steps": 1},
         networks={
             "Big": {"model": {"name": "super-cricavpr", "options": options}},
             "Small": {"model": {"name": "scicevpr", "options": options}},
@@ -373,8 +373,8 @@ def test_a_suite_tells_which_descriptors_depend_on_what_is_described_with_them(t
         model, _ = load_run(place.folder("alone/big/seed-3"))
     # The teacher's, by a loop over the batches.
     sessions = load_sessions([data / "test"])
-    keyframes = Keyframes(sessions, Preprocess(height=28, width=28))
-    images = Preprocess(height=28, width=28).normalise(keyframes.images)
+    keyframes = Keyframes(sessions, Preprocess(height=42, width=42))
+    images = Preprocess(height=42, width=42).normalise(keyframes.images)
     with torch.inference_mode():
         database = torch.cat([model(images[i : i + 16]) for i in range(0, len(images), 16)]).numpy()
         for name, order in {"1": None, "5": range(36), "5 shuffled": np.random.default_rng(0).permutation(36)}.items():
