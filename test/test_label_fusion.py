@@ -153,10 +153,10 @@ def test_a_second_task_changes_the_encoder_and_leaves_a_plain_run(drives: Drives
     lines = [line for line in metrics(tmp_path / "two") if "loss" in line]
     assert lines
     for line in lines:
-        assert line["loss"] == pytest.approx(line["loss/task"] + line["loss/labels"], rel=1e-5)
+        assert line["loss"] == pytest.approx(line["loss/task"] + line["loss/task/labels"], rel=1e-5)
         # Six classes told at random.
-        assert 0.1 * 0.5 < line["loss/labels"] < 0.1 * 3
-    assert not any("loss/labels" in line for line in metrics(tmp_path / "plain"))
+        assert 0.1 * 0.5 < line["loss/task/labels"] < 0.1 * 3
+    assert not any("loss/task/labels" in line for line in metrics(tmp_path / "plain"))
     plain, two = (load_run(tmp_path / name)[0].state_dict() for name in ("plain", "two"))
     assert plain.keys() == two.keys(), "the decoder is not kept"
     assert any(not torch.equal(value, two[key]) for key, value in plain.items())
@@ -209,7 +209,7 @@ def test_an_interrupted_training_of_two_tasks_goes_on_to_the_same_weights(
 
 def test_two_processes_train_two_tasks(drives: Drives, tmp_path: Path) -> None:
     teach(replace(TWO_TASKS, devices=2, steps=2), *drives, tmp_path / "run")
-    assert all(line["loss/labels"] > 0 for line in metrics(tmp_path / "run") if "loss" in line)
+    assert all(line["loss/task/labels"] > 0 for line in metrics(tmp_path / "run") if "loss" in line)
 
 
 def test_what_a_second_task_lacks_is_named(drives: Drives, tmp_path: Path) -> None:

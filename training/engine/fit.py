@@ -101,7 +101,7 @@ def fit(
                 # Of this process's own images: the mean over processes is that of the gradients.
                 assert seen.labels is not None
                 told = learning.decoder(own_answers.maps, seen.labels.to(fabric.device))
-                terms["labels"] = config.task.labels_weight * told
+                terms["task/labels"] = config.task.labels_weight * told
             loss = learning.update(terms)
             bar.update()
             step, last_step = learning.step, learning.step == config.steps
