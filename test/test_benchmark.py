@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from support.pages import without_pictures
 from support.sessions import loop_session
 from support.shallow import shallow_dinov2
 from training.benchmark import tables
-from training.benchmark.cells import RESULT, Workplace, find_cell, run_cell
+from training.benchmark.cells import RESULT, Workplace, find_cell, prepare_data, run_cell, start_cell
 from training.benchmark.costs import cost_of, measure
 from training.benchmark.report import write_tables
 from training.benchmark.statistics import Difference, Estimate, gap_closed
@@ -30,7 +31,7 @@ from training.benchmark.suite import ALONE, FOLDER, TEACHER, Suite, load_suite, 
 from training.data.dataset import Keyframes
 from training.distillation import build_method
 from training.engine.config import to_dict
-from training.engine.runs import load_run
+from training.engine.runs import Run, load_run
 from training.evaluation.protocol import evaluate
 from training.models import MODELS, build_model
 from training.sessions import load_sessions
@@ -214,6 +215,7 @@ def test_rows_are_compared_seed_by_seed() -> None:
     assert found.p == pytest.approx(stats.ttest_rel([40, 30, 50], [35, 26, 43]).pvalue)
     assert math.isnan(Difference.of({0: 1.0}, {0: 0.0}).p)
     assert gap_closed(row, base, teacher=85.0).mean == pytest.approx(np.mean([5 / 50, 4 / 59, 7 / 42]))
+    assert gap_closed(row, base, teacher=43.0).seeds == 0, "one of the seeds has no gap"
 
 
 def test_a_table_from_made_up_results(tmp_path: Path) -> None:
@@ -325,6 +327,62 @@ def test_a_cell_needs_its_teacher_and_is_not_mixed_with_another_configuration(tm
     assert result["config"]["seed"] == 3
     with pytest.raises(ConfigError, match="other values of steps"):
         place.result(replace(teacher, config=replace(teacher.config, steps=9)))
+
+
+def test_results_of_other_sessions_or_another_protocol_are_refused(tmp_path: Path, data: Path) -> None:
+    place = Workplace(small(tmp_path), tmp_path / "out", data)
+    cell = find_cell(place.suite.cells(), "alone/small/seed-3")
+    run_cell(place, cell)
+    assert place.result(cell) is not None
+    wider = replace(place.suite, protocol=replace(place.suite.protocol, radius_m=100.0))
+    with pytest.raises(ConfigError, match=r"alone/small/seed-3: was measured with other protocol"):
+        Workplace(wider, place.out, data).result(cell)
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    loop_session(other / "test" / "rain", "test-rain", "test", 12, 5, condition="rain")
+    with pytest.raises(ConfigError, match="was measured with other sessions"):
+        Workplace(place.suite, place.out, other).result(cell)
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    assert Workplace(place.suite, place.out, moved).result(cell) is not None, "the same sessions elsewhere"
+
+
+def test_a_test_in_a_region_that_is_trained_in_is_refused(tmp_path: Path, data: Path) -> None:
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    loop_session(other / "test" / "more", "more", "train", 12, 5)
+    with pytest.raises(DataError, match="train and test must be of different regions; both have train"):
+        prepare_data(Workplace(small(tmp_path), tmp_path / "out", other), 1)
+
+
+def test_a_cell_that_was_killed_before_its_first_state_begins_anew(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Workplace(small(tmp_path), tmp_path / "out", data)
+    cell = find_cell(place.suite.cells(), "alone/small/seed-3")
+
+    def killed(self: Run, state: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save_last", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(place, cell)
+    assert (place.folder(cell.name) / "best.pt").exists()
+    run_cell(place, cell)
+    assert place.result(cell) is not None
+
+
+def test_trainings_share_the_gpus_that_the_users_mask_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    command = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    for mask, expected in (("2,3", ["2", "3", "2"]), ("", ["0", "1", "0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
+        seen = []
+        for slot in range(3):
+            assert start_cell(command, tmp_path / "log", slot, 3).wait() == 0
+            seen.append((tmp_path / "log").read_text().strip())
+        assert seen == expected
 
 
 def test_a_row_may_start_as_the_plain_student_without_a_teacher(tmp_path: Path, data: Path) -> None:

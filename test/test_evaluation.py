@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def test_average_recall_against_a_naive_evaluation(drives: list[Session]) -> Non
     )
     assert result.between_conditions()["night"]["snow"] == pytest.approx(at_one[names.index(("b", "c"))])
     assert math.isnan(result.between_conditions()["night"]["night"])
+    summary = json.loads(json.dumps(result.summary(), allow_nan=False))
+    assert "night" not in summary["between_conditions"]["night"]
+    assert summary["between_conditions"]["night"]["snow"] == result.between_conditions()["night"]["snow"]
 
 
 def test_perfect_and_useless_descriptors(drives: list[Session]) -> None:

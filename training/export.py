@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 from training.calibration import calibrate
 from training.data.dataset import Keyframes
 from training.engine.config import TrainConfig, to_dict
-from training.engine.descriptors import describe, preprocess_of, split_by_session
-from training.engine.runs import load_run
+from training.engine.descriptors import describe, fastest_device, preprocess_of, split_by_session
+from training.engine.runs import load_run, trained_on
 from training.models import EmbeddingModel
 from training.onnx_model import to_onnx
 from training.parity import Reference, compare, require_parity, students
@@ -77,16 +77,23 @@ def export_student(
         notice: told which runtimes could not be compared here.
 
     Raises:
-        DataError: the model reads more than one camera image, the sessions do not allow a calibration, or a runtime's
-            descriptors differ from the checkpoint's; then no file is left behind.
+        DataError: the model reads more than one camera image, the sessions were trained on or do not allow a
+            calibration, or a runtime's descriptors differ from the checkpoint's; then no file is left behind.
     """
     if out.suffix != ".pt2":
         raise ConfigError(f"--out: {out} must end in .pt2")
     model, config = load_run(run)
     _require_camera_only(run, model, config)
+    if known := sorted(trained_on(run) & {session.name for session in sessions}):
+        raise DataError(
+            f"--sessions: {', '.join(known)}: {run} was trained on them, and its answers there are surer than on the "
+            "robot; give sessions that it has not seen"
+        )
     preprocess = preprocess_of(config)
     keyframes = Keyframes(sessions, preprocess)
-    rows = split_by_session(keyframes, describe(model, keyframes, preprocess))
+    device = fastest_device()
+    rows = split_by_session(keyframes, describe(model.to(device), keyframes, preprocess, device))
+    model.cpu()
     program = camera_program(model, preprocess)
     onnx = to_onnx(program)
     metadata = StudentMetadata(

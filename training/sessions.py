@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
@@ -344,6 +344,25 @@ class SessionWriter:
         # Until here the journal is locked: a writer that took over in between would clear the folder.
         if self._journal is not None:
             self._journal.remove(self.path)
+
+
+def require_one_origin(sessions: Sequence[Session]) -> None:
+    """Refuse surveyed sessions of one region whose metres count from different satellite fixes.
+
+    Raises:
+        DataError: naming two of them and their origins.
+    """
+    first: dict[str, Session] = {}
+    for session in sessions:
+        if not session.labelled:
+            continue
+        other = first.setdefault(session.region, session)
+        origins = [s.info.calibration.get("nav_origin") for s in (other, session)]
+        if origins[0] != origins[1]:
+            raise DataError(
+                f"{other.path} and {session.path} are of region {session.region!r}, and their positions count from "
+                f"different origins, {origins[0]} and {origins[1]}: ingest the drives of a region with one --nav_origin"
+            )
 
 
 def load_sessions(paths: Iterable[str | Path]) -> list[Session]:

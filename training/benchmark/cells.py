@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from training.benchmark.suite import Cell, Suite, read_config
 from training.data.dataset import Keyframes
 from training.engine.checkpoints import differing_keys
 from training.engine.config import to_dict
-from training.engine.descriptors import describe, preprocess_of, split_by_session
+from training.engine.descriptors import describe, fastest_device, preprocess_of, split_by_session
+from training.engine.fingerprints import sessions_fingerprint
 from training.engine.jobs import distill, teach
-from training.engine.runs import LAST, RECORD, load_run
+from training.engine.runs import RECORD, load_run
 from training.evaluation.protocol import evaluate
 from training.evaluation.results import Evaluation
 from training.models import EmbeddingModel
@@ -33,10 +35,11 @@ from training.simulation.dataset import write_dataset
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.preprocess import Preprocess
 
+PARTS = ("train", "validation", "test")
 RESULT, ANSWERS = "evaluation.json", "answers.npz"
 DATABASE_BATCH = 16
 """As in SciceVPR's Fig. 2."""
-HOW = {"precision", "compile", "devices", "validate_every"}
+HOW = {"precision", "compile", "validate_every"}
 """Keys of a training that say how it is computed and watched, not what is compared: results that differ in nothing else
 stand in one table, which says so (``training.benchmark.summary``)."""
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -64,7 +67,8 @@ class Workplace:
         """What was measured; None where the cell is not done.
 
         Raises:
-            ConfigError: the cell in the folder was trained with another configuration, ``HOW`` aside.
+            ConfigError: the cell in the folder was trained with another configuration, ``HOW`` aside, or was measured
+                by another protocol or with other sessions.
         """
         path = self.folder(cell.name) / RESULT
         if not path.exists():
@@ -77,7 +81,26 @@ class Workplace:
                 f"{path.parent}: was trained with other values of {', '.join(keys)} than the suite has now; remove it, "
                 "or choose another --out"
             )
+        for what, before, now in (
+            ("protocol", found.get("protocol"), to_dict(self.suite.protocol)),
+            ("sessions", found.get("sessions"), self.sessions),
+        ):
+            # Results of the suite's own town, and those from before this was kept, name no sessions.
+            if None not in (before, now) and before != now:
+                raise ConfigError(f"{path.parent}: was measured with other {what}; remove it, or choose another --out")
         return found
+
+    @cached_property
+    def sessions(self) -> dict[str, str] | None:
+        """Fingerprints of one's own sessions; None for the suite's town, which its configuration describes."""
+        if self.simulated or not self.data.is_dir():
+            return None
+        return {part: sessions_fingerprint(load_sessions([self.data / part])) for part in PARTS}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the data is the suite's own town."""
+        return self.data == self.out / "data"
 
     def to_run(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those of the cells that are not done, and those that one of them learns from or starts with, where a result
@@ -93,13 +116,20 @@ class Workplace:
 
 
 def prepare_data(place: Workplace, workers: int) -> None:
-    """Simulate the suite's town below ``data``, or what is missing of it; sessions of one's own are left alone."""
-    simulated = place.data == place.out / "data"
-    if simulated:
+    """Simulate the suite's town below ``data``, or what is missing of it; sessions of one's own are left alone.
+
+    Raises:
+        DataError: a part is missing, or sessions of the test are of a region that is trained in.
+    """
+    if place.simulated:
         write_dataset(place.data, place.suite.simulation, workers)
-    for part in ("train", "validation", "test"):
+        return
+    for part in PARTS:
         if not (place.data / part).is_dir():
             raise DataError(f"{place.data}: has no folder {part} of sessions")
+    train, _, test = ({s.region for s in load_sessions([place.data / part])} for part in PARTS)
+    if shared := sorted(train & test):
+        raise DataError(f"{place.data}: train and test must be of different regions; both have {', '.join(shared)}")
 
 
 def run_cell(place: Workplace, cell: Cell) -> None:
@@ -121,15 +151,14 @@ def run_cell(place: Workplace, cell: Cell) -> None:
 
 def _train(place: Workplace, cell: Cell, folder: Path) -> None:
     train, validation = (load_sessions([place.data / part]) for part in ("train", "validation"))
-    resume = (folder / LAST).exists()
     for what, needed in (("teacher", cell.teacher), ("start", cell.start)):
         if needed and not place.trained(needed):
             raise DataError(f"{cell.name}: its {what} {needed} is not trained yet; run that cell first")
     config = replace(cell.config, start=str(place.folder(cell.start))) if cell.start else cell.config
     if cell.teacher:
-        distill(config, train, validation, folder, place.folder(cell.teacher), resume)
+        distill(config, train, validation, folder, place.folder(cell.teacher), resume=True)
     else:
-        teach(config, train, validation, folder, resume)
+        teach(config, train, validation, folder, resume=True)
 
 
 def _measure(place: Workplace, folder: Path) -> None:
@@ -137,7 +166,7 @@ def _measure(place: Workplace, folder: Path) -> None:
     sessions = load_sessions([place.data / "test"])
     preprocess = preprocess_of(config)
     keyframes = Keyframes(sessions, preprocess)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = fastest_device()
     rows = split_by_session(keyframes, describe(model.to(device), keyframes, preprocess, device))
     queries = None
     if config.degradation.changes:
@@ -154,11 +183,12 @@ def _measure(place: Workplace, folder: Path) -> None:
         "seconds": record["seconds"],
         "seconds_per_step": record["seconds"] / config.steps,
         "commit": record["commit"],
+        "sessions": place.sessions,
         "config": {**to_dict(config), "start": ""},
     }
     # The last file to be written says that the cell is done.
     draft = folder / f".{RESULT}"
-    draft.write_text(json.dumps(summary, indent=1) + "\n")
+    draft.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     os.replace(draft, folder / RESULT)
 
 
@@ -240,7 +270,7 @@ def run_cells_in_processes(place: Workplace, cells: Sequence[Cell], workers: int
                 waiting.remove(cell)
                 log = logs / f"{cell.name.replace('/', '--')}.log"
                 slot = free.pop()
-                running[cell.name] = (_start([*command, cell.name], log, slot, workers), log, slot)
+                running[cell.name] = (start_cell([*command, cell.name], log, slot, workers), log, slot)
             if not running:  # what waits, waits for a teacher that failed
                 failed += [cell.name for cell in waiting]
                 break
@@ -268,11 +298,15 @@ def _taught(place: Workplace, cell: Cell) -> bool:
     )
 
 
-def _start(command: Sequence[str], log: Path, slot: int, workers: int) -> subprocess.Popen[bytes]:
+def start_cell(command: Sequence[str], log: Path, slot: int, workers: int) -> subprocess.Popen[bytes]:
+    """Start a cell's command with its share of the processors, or the GPU of its slot; its output goes to ``log``."""
     environment = dict(os.environ)
     environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     if torch.cuda.device_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+        # Of those that the user's own mask leaves.
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        visible = devices if devices[0] else [str(number) for number in range(torch.cuda.device_count())]
+        environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     with log.open("wb") as stream:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 

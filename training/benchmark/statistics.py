@@ -39,7 +39,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """One row against another, seed by seed: both were trained from the same weights on the same labelled batches.
+    """One row against another, seed by seed: both began with the same weights.
 
     Attributes:
         estimate: of the differences.
@@ -61,6 +61,11 @@ class Difference:
 
 
 def gap_closed(row: Mapping[int, float], base: Mapping[int, float], teacher: float) -> Estimate:
-    """Share of the gap between teacher and plain student that each seed closes, over the seeds that both have."""
-    shares = [(row[s] - base[s]) / (teacher - base[s]) for s in sorted(row.keys() & base.keys()) if teacher > base[s]]
-    return Estimate.of(shares)
+    """Share of the gap between teacher and plain student that each seed closes, over the seeds that both have.
+
+    Of no seed where the plain student of one is as good as the teacher: there is no gap to speak of.
+    """
+    seeds = sorted(row.keys() & base.keys())
+    if any(base[seed] >= teacher for seed in seeds):
+        return Estimate.of([])
+    return Estimate.of([(row[seed] - base[seed]) / (teacher - base[seed]) for seed in seeds])

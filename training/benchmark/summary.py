@@ -84,7 +84,7 @@ def _split(column: Column, found: Mapping[str, Results], key: str, title: str) -
     names = list(dict.fromkeys(n for results in found.values() for r in results.values() for n in r.get(key, {})))
     lines = [tables.line(["method", *names]), tables.line(["---"] * (1 + len(names)))]
     for row, results in found.items():
-        values = [[result[key][name] for result in results.values() if key in result] for name in names]
+        values = [[r[key][name] for r in results.values() if name in r.get(key, {})] for name in names]
         lines.append(tables.line([row, *(f"{100 * np.mean(v):.1f}" if v else "–" for v in values)]))
     return "\n".join([f"{column.heading}: AR@1 {title}, %, mean over seeds", "", *lines])
 

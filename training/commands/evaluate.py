@@ -15,8 +15,8 @@ from training.commands._options import config_of
 from training.data.dataset import Keyframes
 from training.data.degrade import Degradation
 from training.engine.config import to_dict
-from training.engine.descriptors import describe, preprocess_of, split_by_session
-from training.engine.runs import load_run
+from training.engine.descriptors import describe, fastest_device, preprocess_of, split_by_session
+from training.engine.runs import load_run, trained_on
 from training.evaluation.protocol import evaluate, evaluate_queries
 from training.evaluation.results import Evaluation, Protocol
 from training.models import EmbeddingModel
@@ -68,22 +68,25 @@ def run(args: jsonargparse.Namespace) -> None:
             f"database_model: {args.database_model} describes with {of_databases.network.descriptor_dim} numbers and "
             f"{args.model} with {model.network.descriptor_dim}: their descriptors cannot be compared"
         )
-    databases = load_sessions(args.sessions or args.databases)
+    databases, queries = load_sessions(args.sessions or args.databases), load_sessions(args.queries)
     rows = of_databases(databases)
-    if args.queries:
-        queries = load_sessions(args.queries)
+    if queries:
         result = evaluate_queries(databases, queries, rows, model(queries, degradation), protocol)
     else:
         same = of_databases is model and not degradation.changes
         result = evaluate(databases, rows, protocol, None if same else model(databases, degradation))
     print(table(result))
+    if known := sorted(trained_on(args.model) & {session.name for session in (*databases, *queries)}):
+        print(
+            f"\nNOTICE: {args.model} was trained on {', '.join(known)}: this says nothing about places it has not seen"
+        )
     if degradation.changes:
         print(f"\nqueries degraded: {taken(degradation)}")
     if args.out:
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         summary = {**result.summary(), "degradation": to_dict(degradation)}
-        out.write_text(json.dumps(summary, indent=1) + "\n")
+        out.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Describer:
     def of(cls, run: str) -> Describer:
         """From a run folder."""
         network, config = load_run(run)
-        return cls(network, preprocess_of(config))
+        return cls(network.to(fastest_device()), preprocess_of(config))
 
     def __call__(
         self, sessions: Sequence[Session], degradation: Degradation | None = None
@@ -105,7 +108,9 @@ class Describer:
         """Descriptors of each session, (N_i, C); of degraded images where that changes them."""
         keyframes = Keyframes(sessions, self.preprocess)
         changes = degradation if degradation is not None and degradation.changes else None
-        return split_by_session(keyframes, describe(self.network, keyframes, self.preprocess, degradation=changes))
+        return split_by_session(
+            keyframes, describe(self.network, keyframes, self.preprocess, fastest_device(), degradation=changes)
+        )
 
 
 def taken(degradation: Degradation) -> str:

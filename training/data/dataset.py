@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.sessions import Session
+from training.sessions import Session, require_one_origin
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Floats, Ints
 from vpr_kd_ros.preprocess import Preprocess
@@ -51,7 +51,8 @@ class Keyframes:
         session_of, frame_of, region_of: (N,) int64, of each its session, its number in it, and its region.
 
     Raises:
-        DataError: there is no keyframe, or clouds or labels are wanted and a session has none (on first use).
+        DataError: there is no keyframe, surveyed sessions of one region count their metres from different origins, or
+            clouds or labels are wanted and a session has none (on first use).
     """
 
     def __init__(self, sessions: Sequence[Session], preprocess: Preprocess | None) -> None:
@@ -60,6 +61,7 @@ class Keyframes:
         lengths = [len(session) for session in self.sessions]
         if sum(lengths) == 0:
             raise DataError("the sessions hold no keyframe")
+        require_one_origin(self.sessions)
         self.session_of: Ints = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
         self.frame_of: Ints = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
         regions = {name: number for number, name in enumerate(sorted({s.region for s in self.sessions}))}
@@ -89,7 +91,14 @@ class Keyframes:
             preprocess = self._preprocess()
             with ThreadPoolExecutor() as pool:
                 reads = pool.map(lambda i: preprocess.resize(self._session(i).image(self._frame(i))), range(len(self)))
-                self._images = torch.stack(list(tqdm(reads, "reading images", len(self), unit="image", leave=False)))
+                reads = iter(tqdm(reads, "reading images", len(self), unit="image", leave=False))
+                first = next(reads)
+                # Into one tensor as they come: a list of them beside it would take the room twice.
+                images = first.new_empty(len(self), *first.shape)
+                images[0] = first
+                for row, image in enumerate(reads, start=1):
+                    images[row] = image
+                self._images = images
         return self._images
 
     @property

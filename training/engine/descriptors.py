@@ -23,6 +23,11 @@ def preprocess_of(config: TrainConfig) -> Preprocess:
     return Preprocess(height=config.height, width=config.width)
 
 
+def fastest_device() -> torch.device:
+    """The first GPU where there is one, or else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def model_inputs(
     model: EmbeddingModel, frames: Frames, preprocess: Preprocess, device: torch.device
 ) -> tuple[torch.Tensor | None, VoxelBatch | None, torch.Tensor | None]:

@@ -122,17 +122,19 @@ def fit(
     return learning.best
 
 
+def validation_protocol(config: TrainConfig) -> Protocol:
+    """What is right when validating; which way an answer may head is as in training."""
+    return Protocol(config.radius_m, config.pairing.heading_deg)
+
+
 def validate(
     model: EmbeddingModel, keyframes: Keyframes, preprocess: Preprocess, config: TrainConfig, device: torch.device
 ) -> float:
-    """AR@1 in [0, 1] between the validation sessions, with queries degraded as configured.
-
-    Which way an answer may head is as in training (``pairing.heading_deg``).
-    """
+    """AR@1 in [0, 1] between the validation sessions, with queries degraded as configured."""
     rows = split_by_session(keyframes, describe(model, keyframes, preprocess, device, title="validating"))
     queries = None
     if config.degradation.changes:
         degraded = describe(model, keyframes, preprocess, device, 32, "validating", config.degradation)
         queries = split_by_session(keyframes, degraded)
-    result = evaluate(keyframes.sessions, rows, Protocol(config.radius_m, config.pairing.heading_deg), queries)
+    result = evaluate(keyframes.sessions, rows, validation_protocol(config), queries)
     return result.ar_at_1

@@ -20,11 +20,12 @@ from training.distillation.method import Beginning
 from training.engine.config import TrainConfig
 from training.engine.descriptors import describe, preprocess_of
 from training.engine.fingerprints import sessions_fingerprint, weights_fingerprint
-from training.engine.fit import fit
+from training.engine.fit import fit, validation_protocol
 from training.engine.processes import FAST, fast_precision, run_processes
 from training.engine.runs import NoRun, Run, load_run
 from training.engine.teacher_cache import teacher_descriptors
 from training.engine.teaching import LiveTeacher, Teaching, map_shapes
+from training.evaluation.protocol import require_answers
 from training.models import EmbeddingModel, build_model
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -92,6 +93,7 @@ def _train(
     shared = {s.region for s in train} & {s.region for s in validation}
     if shared:
         raise DataError(f"validation must be in other regions than training; both have: {', '.join(sorted(shared))}")
+    require_answers(validation, validation_protocol(config))
     if config.precision == FAST:
         config = replace(config, precision=fast_precision())
     work = partial(
@@ -141,6 +143,7 @@ def _train_in_process(
             "keyframes": {"labelled": int(keyframes.labelled.sum()), "placed": placed, "all": len(keyframes)},
             "train": [session.name for session in train],
             "validation": [session.name for session in validation],
+            "train_regions": sorted({session.region for session in train}),
         }
     )
     return best

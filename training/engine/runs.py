@@ -174,6 +174,17 @@ def load_run(path: str | Path) -> tuple[EmbeddingModel, TrainConfig]:
     return model.eval(), config
 
 
+def trained_on(path: str | Path) -> frozenset[str]:
+    """Names of the sessions that a run was trained on, with poses or without; none where its record is not there."""
+    record = Path(path) / RECORD
+    if not record.is_file():
+        return frozenset()
+    try:
+        return frozenset(json.loads(record.read_text()).get("train", ()))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{record}: not the record of a run: {error}") from error
+
+
 def _git_commit() -> str:
     """The checkout's commit, with ``+`` where files differ from it; empty outside a checkout."""
     here = Path(__file__).parent

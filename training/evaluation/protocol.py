@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +127,23 @@ def require_poses(sessions: Sequence[Session], protocol: Protocol) -> None:
     for session in sessions:
         if protocol.frames is None and not session.labelled:
             raise DataError(f"{session.path}: has no poses, so that nothing can be measured on it")
+
+
+def require_answers(sessions: Sequence[Session], protocol: Protocol) -> None:
+    """Refuse sessions of which none has a right answer in another of its region: no recall could be measured on them.
+
+    Raises:
+        DataError: naming the sessions and what would have been right, or as ``require_poses``.
+    """
+    require_poses(sessions, protocol)
+    for database, query in permutations(sessions, 2):
+        if query.region == database.region and right_answers(query, database, protocol).any():
+            return
+    names = ", ".join(session.name for session in sessions)
+    raise DataError(
+        f"none of the sessions {names} has a right answer in another one of its region ({protocol}), so that nothing "
+        "can be measured on them: give two drives of one street the same way, or widen radius or heading"
+    )
 
 
 def right_answers(query: Session | Traverse, database: Session | Traverse, protocol: Protocol) -> NDArray[np.bool_]:

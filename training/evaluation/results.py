@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -156,18 +156,18 @@ class Evaluation:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, which has no NaN: what has no recall is left out."""
         curve = self.precision_recall
         return {
             "ar1": self.ar_at_1,
             "ar1_percent": self.ar_at_1_percent,
             "recalls": self.recalls(),
-            "by_region": {r: _mean(p.recalls[1] for p in self.pairs if p.region == r) for r in self.regions},
+            "by_region": _known({r: _mean(p.recalls[1] for p in self.pairs if p.region == r) for r in self.regions}),
             "pr_auc": curve.auc,
             "recall_at_precision": {str(p): curve.recall_at(p) for p in PRECISIONS},
             "error_m_at_precision": {str(p): _or_none(self.error_m(p)) for p in PRECISIONS},
-            "by_query_condition": self.by_query_condition(),
-            "between_conditions": self.between_conditions(),
+            "by_query_condition": _known(self.by_query_condition()),
+            "between_conditions": {query: _known(row) for query, row in self.between_conditions().items()},
             "protocol": asdict(self.protocol),
             "ordered_pairs": self.answerable_pairs,
             "queries": sum(pair.queries for pair in self.pairs),
@@ -181,5 +181,8 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
     return None if np.isnan(value) else value
+
+
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not np.isnan(value)}
