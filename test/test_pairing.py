@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,20 @@ def test_same_place_is_what_two_loops_say(
             apart, turned = np.hypot(x - u, y - v), np.degrees(abs(np.angle(np.exp(1j * (yaw - other)))))
             if abs(apart - radius) > 1e-6 and (heading is None or abs(turned - heading) > 1e-6):
                 assert same[i, j] == (apart < radius and (heading is None or turned < heading))
+
+
+def test_long_drives_are_compared_in_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (np.column_stack([rng.uniform(0, 400, (n, 2)), rng.uniform(-3, 3, n)]) for n in (2500, 3000))
+    tracemalloc.start()
+    same = same_place(a[:, :2], a[:, 2], b[:, :2], b[:, 2], 25.0, 45.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < same.size + 100e6, "a byte of the answer each, and a block"
+    for i in rng.integers(0, 2500, 20):
+        near = np.hypot(*(b[:, :2] - a[i, :2]).T) <= 25
+        turned = np.abs(np.angle(np.exp(1j * (b[:, 2] - a[i, 2]))))
+        assert np.array_equal(same[i], near & (turned <= np.deg2rad(45)))
 
 
 def test_training_and_evaluation_agree_on_what_is_the_same_place(keyframes: Keyframes) -> None:

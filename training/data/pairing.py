@@ -20,6 +20,8 @@ from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Floats, Ints, wrap_angle
 
 Mask = NDArray[np.bool_]
+BLOCK = 1 << 20
+"""Pairs that are compared at once: each takes some fifty bytes, and two long drives have hundreds of millions."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,14 @@ def same_place(
     Returns:
         (N, M) bool, false wherever a pose is missing.
     """
-    return same_place_pairwise(
-        positions[:, None], yaws[:, None], other_positions[None], other_yaws[None], radius_m, heading_deg
-    )
+    same = np.empty((len(positions), len(other_positions)), dtype=bool)
+    block = max(1, BLOCK // max(1, len(other_positions)))
+    for start in range(0, len(positions), block):
+        rows = slice(start, start + block)
+        same[rows] = same_place_pairwise(
+            positions[rows, None], yaws[rows, None], other_positions[None], other_yaws[None], radius_m, heading_deg
+        )
+    return same
 
 
 def same_place_pairwise(
