@@ -22,6 +22,7 @@ def generate_launch_description() -> LaunchDescription:
             argument("min_probability", "", "accept a match from this probability of being right on"),
             argument("min_similarity", "", "and from this similarity on; needed for students without a calibration"),
             argument("mode", "", "single: each image alone; belief: filtered over time, by odometry if any"),
+            argument("search", "", "exact, approximate, or auto: exact up to 250,000 places"),
             argument("odom", "odom", "topic of the robot's odometry, for mode belief"),
             argument("publish_tf", "", "true: publish the transform from the map to the odometry's frame"),
             argument("device", "", "where the student runs: cpu, cuda, cuda:N or auto"),
@@ -32,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
                 "localizer",
                 parameters=[
                     *("student", "map", "cameras", "image_transport", "min_probability", "min_similarity"),
-                    *("mode", "publish_tf", "device", "backend", "precision"),
+                    *("mode", "search", "publish_tf", "device", "backend", "precision"),
                 ],
                 remappings={"image": "image", "odom": "odom"},
             ),

@@ -8,7 +8,6 @@ ros2 launch vpr_kd_ros record.launch.py output:=drive1 backend:=rosbag2
 import os
 import signal
 
-import yaml
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import EmitEvent, ExecuteProcess, OpaqueFunction, TimerAction
@@ -16,7 +15,15 @@ from launch.events.process import SignalProcess
 from launch.substitutions import LaunchConfiguration
 
 from vpr_kd_ros.errors import ConfigError
-from vpr_kd_ros.nodes.launching import argument, common_arguments, config_file, node, transport
+from vpr_kd_ros.nodes.launching import (
+    argument,
+    common_arguments,
+    config_file,
+    given_parameters,
+    node,
+    patience,
+    transport,
+)
 from vpr_kd_ros.nodes.rosbag2_backend import number_of, parameters_of_file, record_command, require_installed
 
 PARAMETERS = {
@@ -40,22 +47,23 @@ def record(context: LaunchContext) -> list[Action]:
     if backend != "rosbag2":
         raise ConfigError(f"backend: wants recorder or rosbag2, got {backend!r}")
     require_installed()
-    given = {name: yaml.safe_load(value(name)) for name in PARAMETERS if value(name)}
+    given = given_parameters(context, "recorder", ("use_sim_time", *PARAMETERS))
     parameters = {**parameters_of_file(value("params_file")), **given}
     command = record_command(
         parameters,
         namespace=value("namespace"),
-        use_sim_time=yaml.safe_load(value("use_sim_time")) is True,
+        use_sim_time=given.get("use_sim_time", False),
         storage_config=config_file("rosbag2_mcap.yaml"),
         distribution=os.environ.get("ROS_DISTRO", ""),
     )
+    process_options = {"cmd": command, "output": "screen", "sigkill_timeout": patience("recorder")}
     seconds = number_of(parameters, "max_duration_s")
     if not seconds:
-        return [ExecuteProcess(cmd=command, output="screen")]
+        return [ExecuteProcess(**process_options)]
     # As if interrupted on the console, by which the bag is finished; the rest of what was launched goes on.
     interrupt = SignalProcess(signal_number=signal.SIGINT, process_matcher=lambda action: action is process)
     timer = TimerAction(period=seconds, actions=[EmitEvent(event=interrupt)])
-    process = ExecuteProcess(cmd=command, output="screen", on_exit=[OpaqueFunction(function=lambda _: timer.cancel())])
+    process = ExecuteProcess(**process_options, on_exit=[OpaqueFunction(function=lambda _: timer.cancel())])
     return [process, timer]
 
 

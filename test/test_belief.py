@@ -13,7 +13,7 @@ from support.dense_belief import SECOND, Dense, Image, angle, image, make, point
 from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import Pose
-from vpr_kd_ros.motion import Motion
+from vpr_kd_ros.motion import Motion, Transitions
 
 RADIUS_M = 10.0
 
@@ -226,12 +226,98 @@ def test_time_that_jumps_back_and_reset_forget() -> None:
     np.testing.assert_array_equal(again.weights, fresh.weights)
     # Also where the frame before did not count.
     belief.observe(4 * SECOND, *seen)
-    belief.observe(4 * SECOND + 100, *seen)
-    assert belief.observe(4 * SECOND + 50, *seen).weights.tolist() == fresh.weights.tolist()
+    belief.observe(4 * SECOND + SECOND // 5, *seen)
+    assert belief.observe(4 * SECOND + SECOND // 20, *seen).weights.tolist() == fresh.weights.tolist()
     belief.reset()
     assert belief.resets == 3
     nothing = belief.observe(5 * SECOND, *image(np.zeros(50), []))
     assert (nothing.unknown, len(nothing.weights)) == (1.0, 0)
+
+
+@pytest.mark.parametrize("early_ns", [1, SECOND // 20])
+@pytest.mark.parametrize("with_odometry", [True, False])
+def test_a_frame_that_is_a_little_early_is_left_out(early_ns: int, with_odometry: bool) -> None:
+    places = [(4.0 * i, 0.0, 0.0) for i in range(50)]
+    belief, smooth = make(places, 4.0), make(places, 4.0)
+
+    def show(belief: Belief, stamp_ns: int, place: int) -> Posterior:
+        pose = Pose.planar(4.0 * stamp_ns / SECOND, 0.0, 0.0) if with_odometry else None
+        return belief.observe(stamp_ns, *pointing(50, place, 3.0), pose)
+
+    for i in range(5):
+        show(smooth, i * SECOND, 10 + i)
+        known = show(belief, i * SECOND, 10 + i)
+        early = show(belief, i * SECOND - early_ns, 40)
+        np.testing.assert_array_equal(early.weights, known.weights)
+        # And none after it is early because of it.
+        show(belief, i * SECOND - early_ns // 2, 40)
+    assert belief.resets == 0
+    ours, theirs = show(belief, 5 * SECOND, 15), show(smooth, 5 * SECOND, 15)
+    np.testing.assert_array_equal(ours.place_ids, theirs.place_ids)
+    np.testing.assert_array_equal(ours.weights, theirs.weights)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.05])
+def test_one_image_without_odometry_does_not_make_a_slow_robot_forget(speed: float) -> None:
+    """It stands, or creeps, for a minute: the last step, and the last frame that counted, are that long ago."""
+    places = [(4.0 * i, 0.0, 0.0) for i in range(50)]
+    belief = make(places, 4.0, lost_after_s=10.0)
+    for i in range(4):
+        belief.observe(i * SECOND, *pointing(50, 10 + i, 5.0), Pose.planar(4.0 * i, 0, 0))
+
+    def creep(tenths: int, with_odometry: bool) -> Posterior:
+        pose = Pose.planar(12.0 + speed * tenths / 10, 0, 0)
+        stamp = 3 * SECOND + tenths * SECOND // 10
+        return belief.observe(stamp, *image(np.zeros(50), []), pose if with_odometry else None)
+
+    for tenths in range(1, 600):
+        before = creep(tenths, True)
+    blind, after = creep(600, False), creep(601, True)
+    assert blind.moved is None
+    for posterior in (blind, after):
+        np.testing.assert_array_equal(posterior.weights, before.weights)
+        assert posterior.unknown == before.unknown
+    assert after.moved is not None
+    assert after.moved.forward == pytest.approx(speed * 60.1)
+    # Half a second without: it may have gone on for that time at its greatest speed, from where it was last.
+    for tenths in range(602, 607):
+        blind = creep(tenths, False)
+    reached = 4.0 * (blind.place_ids[blind.weights > 1e-3] - 100)
+    x = 52.0 + speed * 60.1
+    assert min(reached) >= x - 4.0
+    assert max(reached) <= x + 0.5 * 10.0 + 4.0
+    # And 10 s without any frame: lost.
+    assert belief.observe(3 * SECOND + 71 * SECOND, *image(np.zeros(50), [])).unknown == 1.0
+
+
+def test_odometry_that_starts_over_while_the_robot_stands_is_not_believed() -> None:
+    """In the minute since the last step it could have gone that far; since the last image it could not."""
+    places = [(4.0 * i, 0.0, 0.0) for i in range(50)]
+    belief = make(places, 4.0, max_speed_mps=5.0)
+    for i in range(4):
+        belief.observe(i * SECOND, *pointing(50, 10 + i, 5.0), Pose.planar(100.0 + 4.0 * i, 0, 0))
+    for i in range(4, 60):
+        before = belief.observe(i * SECOND, *image(np.zeros(50), []), Pose.planar(112.0, 0, 0))
+    # It starts over with the driver, which takes no time here.
+    for tenths in range(1, 8):
+        stamp = 59 * SECOND + tenths * SECOND // 10
+        after = belief.observe(stamp, *image(np.zeros(50), []), Pose.planar(0, 0, 0))
+    assert near(after, 52.0, places) > 0.9 * near(before, 52.0, places)
+    assert after.moved == Motion()
+
+
+def test_where_odometry_ends_the_robot_goes_on_from_where_it_was_last() -> None:
+    rng = np.random.default_rng(11)
+    xy, yaws = rng.uniform(0, 30, (80, 2)), rng.uniform(-4, 4, 80)
+    motion = Motion(3.0, 0.5, 0.4)
+    moved_xy, moved_yaws = motion.apply(xy[:1], yaws[:1])
+    # The place that the motion leads to is in the map too: from there, without any motion, it must be the same.
+    transitions = Transitions(np.vstack([xy, moved_xy]), np.append(yaws, moved_yaws), 2.0, 0.0, 0.5)
+    _, targets, shares = transitions.shares(np.array([0]), motion, 5.0)
+    _, targets_from_there, shares_from_there = transitions.shares(np.array([80]), Motion(), 5.0)
+    assert len(targets) > 5
+    np.testing.assert_array_equal(targets, targets_from_there)
+    np.testing.assert_allclose(shares, shares_from_there, rtol=1e-9)
 
 
 def test_a_long_silence_and_odometry_that_jumps() -> None:

@@ -149,6 +149,19 @@ def test_each_camera_has_its_own_time() -> None:
     assert belief.resets == 2
 
 
+def test_a_late_camera_without_odometry_is_blind_since_the_step_only() -> None:
+    """Its frames come 0.6 s late, and without; what the other camera's odometry told since then is not before them."""
+    there = Pose.planar(0, 0, 0)
+    late, alone = make(STREET, 4.0, step_s=0.5), make(STREET, 4.0, step_s=0.5)
+    for belief, tenths in ((late, range(12)), (alone, range(1))):
+        for tenth in tenths:
+            belief.observe(tenth * SECOND // 10, *pointing(30, 5, 3.0), there, "front")
+    ours, theirs = (b.observe(SECOND // 2, *pointing(30, 6, 3.0), None, "rear") for b in (late, alone))
+    np.testing.assert_array_equal(ours.place_ids, theirs.place_ids)
+    np.testing.assert_array_equal(ours.weights, theirs.weights)
+    assert 0.0 < ours.unknown == theirs.unknown < 1.0
+
+
 def test_without_odometry_time_makes_the_step() -> None:
     belief = make(STREET, 4.0, step_s=1.0, decorrelation_m=12.0, max_speed_mps=8.0)
 

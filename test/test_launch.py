@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,21 +18,28 @@ pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed")
 # Not "launch": our own folder of that name would do for it.
 pytest.importorskip("launch_ros", reason="launch_ros is not installed (apt install ros-$ROS_DISTRO-launch-ros)")
 
+from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from launch.utilities import perform_substitutions
 from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import parameter_value_to_python
 from sensor_msgs.msg import Image
 
 from support.ros import REPOSITORY, Graph, wait_until
 from support.tiny import picture
 from vpr_kd_ros.conversions import image_to_message
 from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.nodes.launching import PARAMETERS, node
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.playback import Bag
 from vpr_kd_ros.student import Student
 
 LAUNCH_FILES = sorted((REPOSITORY / "launch").glob("*.launch.py"))
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"
+# A name that is given a value; not that of a topic, which is remapped.
+NAMED = re.compile(r"(?<![/\w])(?<!-r )([a-z_]+):=")
 RUN = """
 import sys
 from launch import LaunchDescription, LaunchService
@@ -125,12 +136,100 @@ def town_map(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+def arguments_of(path: Path) -> dict[str, DeclareLaunchArgument]:
+    description = get_launch_description_from_python_launch_file(str(path))
+    return {entity.name: entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)}
+
+
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
 def test_every_argument_is_described(path: Path) -> None:
-    description = get_launch_description_from_python_launch_file(str(path))
-    arguments = [entity for entity in description.entities if isinstance(entity, DeclareLaunchArgument)]
+    arguments = arguments_of(path).values()
     assert len(arguments) >= 5
     assert not [argument.name for argument in arguments if argument.description in ("", "no description given")]
+
+
+def test_what_the_documents_say_can_be_given() -> None:
+    """launch ignores an argument that no file declares, without a word."""
+    arguments = {path.name: set(arguments_of(path)) for path in LAUNCH_FILES}
+    parameters = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in PARAMETERS.items()}
+    documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md"), *LAUNCH_FILES]
+    documents += [*(REPOSITORY / "docs").rglob("*.Dockerfile"), *(REPOSITORY / "vpr_kd_ros" / "nodes").glob("*.py")]
+    wrong, commands = [], 0
+    for document in documents:
+        text = re.sub(r"\\+\n[ #]*", " ", document.read_text(encoding="utf-8"))
+        for command, kind, name, rest in re.findall(r"(ros2 (launch|run) vpr_kd_ros (\S+)(.*))", text):
+            known = arguments[name] if kind == "launch" else parameters.get(name, set())
+            wrong += [f"{document.name}: {command}: {given}" for given in NAMED.findall(rest) if given not in known]
+            text = text.replace(command, "")
+            commands += 1
+        if document.suffix == ".md":
+            anywhere = set().union(*arguments.values())
+            wrong += [f"{document.name}: {given}" for given in NAMED.findall(text) if given not in anywhere]
+    assert wrong == []
+    assert commands >= 15
+
+
+@pytest.mark.parametrize(
+    ("group", "namespace", "logger"),
+    [
+        (None, "", "localizer"),
+        (None, "robot1", "robot1.localizer"),
+        (None, "/fleet/robot1/", "fleet.robot1.localizer"),
+        ("/fleet", "robot1", "fleet.robot1.localizer"),
+        ("/fleet", "/robot1", "robot1.localizer"),
+    ],
+)
+def test_the_log_level_is_that_of_the_nodes_logger(group: str | None, namespace: str, logger: str) -> None:
+    context = LaunchContext()
+    given = {"namespace": namespace, "log_level": "debug", "use_sim_time": "", "autostart": "", "params_file": "x.yaml"}
+    context.launch_configurations.update(given if group is None else {**given, "ros_namespace": group})
+    (action,) = node("localizer").execute(context)
+    assert f"{logger}:=debug" in [perform_substitutions(context, part) for part in action.cmd[1:] if _is_text(part)]
+
+
+def _is_text(part: Any) -> bool:
+    return all(hasattr(piece, "text") for piece in part)
+
+
+def test_a_node_in_a_namespace_logs_from_the_level_that_is_asked_for(graph: Graph) -> None:
+    arguments = ["autostart:=false", "namespace:=robot1", "log_level:=error"]
+    with Launched(graph, "localize", {}, *arguments) as launched:
+        graph.call(GetState, "/robot1/localizer/get_state", GetState.Request())
+        assert launched.end() == 0
+        assert "process has finished cleanly" in launched.output
+        assert "waiting to be configured" not in launched.output
+
+
+def test_arguments_reach_the_node_as_what_they_are(graph: Graph) -> None:
+    arguments = {
+        "session": "2026-11-27",
+        "map": "001",
+        "map_frame": "on",
+        "student": "@student",
+        "nav_origin": "[43, 7.5, 100]",
+        "cameras": "[front=/front/image, rear=/rear/image]",
+        "append": "true",
+        "autostart": "false",
+    }
+    with Launched(graph, "map", {}, *(f"{name}:={text}" for name, text in arguments.items())) as launched:
+        request = GetParameters.Request(names=list(arguments))
+        values = graph.call(GetParameters, "/mapper/get_parameters", request).values
+        assert launched.end() == 0
+    assert dict(zip(arguments, map(parameter_value_to_python, values), strict=True)) == {
+        **arguments,
+        "nav_origin": [43.0, 7.5, 100.0],
+        "cameras": ["front=/front/image", "rear=/rear/image"],
+        "append": True,
+        "autostart": False,
+    }
+
+
+def test_an_empty_list_and_odd_texts_reach_the_recorder(graph: Graph) -> None:
+    with Launched(graph, "record", {}, "topics:=[]", "output:=12:30") as launched:
+        launched.wait_for_output("parameter 'topics': it is empty")
+        values = graph.call(GetParameters, "/recorder/get_parameters", GetParameters.Request(names=["output"])).values
+        assert values[0].string_value == "12:30"
+        assert launched.end() == 0
 
 
 def test_localize_starts_the_node_on_its_topics(graph: Graph, tiny_student: Path, town_map: Path, prefix: Path) -> None:
@@ -187,6 +286,29 @@ def test_record_then_demo_ends_with_the_drive(graph: Graph, tiny_student: Path, 
         assert launched.output.count("process has finished cleanly") == 2, launched.output
 
 
+SLOW_NODE = """#!/bin/sh
+trap 'echo finishing; sleep 7; echo saved; exit 0' INT TERM
+echo begun
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(("name", "executable"), [("map", "mapper"), ("record", "recorder")])
+def test_a_map_and_a_queue_are_given_time_to_be_saved(
+    graph: Graph, prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, executable: str
+) -> None:
+    slow = tmp_path / "slow"
+    shutil.copytree(prefix, slow, symlinks=True)
+    (slow / "lib" / "vpr_kd_ros" / executable).write_text(SLOW_NODE)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", os.environ["AMENT_PREFIX_PATH"].replace(str(prefix), str(slow)))
+    # The signal that the node is ended with comes after one second instead of five.
+    with Launched(graph, name, {}, "sigterm_timeout:=1") as launched:
+        launched.wait_for_output("begun")
+        assert launched.end() == 0
+        assert "] saved" in launched.output, launched.output
+        assert "process has finished cleanly" in launched.output
+
+
 # --- record with ros2 bag --------------------------------------------------------------------------------------------
 
 FAKE_ROS2 = """#!/bin/sh
@@ -230,6 +352,14 @@ def test_record_hands_the_recorders_arguments_to_ros2_bag(graph: Graph, ros2bag:
         assert "] terminated" in launched.output, launched.output
 
 
+def test_ros2_bag_is_given_time_to_finish(graph: Graph, ros2bag: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bin" / "ros2").write_text(SLOW_NODE)
+    with Launched(graph, "record", ros2bag, "backend:=rosbag2", "sigterm_timeout:=1") as launched:
+        launched.wait_for_output("begun")
+        assert launched.end() == 0
+        assert "] saved" in launched.output, launched.output
+
+
 def test_record_ends_ros2_bag_when_the_time_is_over(graph: Graph, ros2bag: dict[str, str]) -> None:
     with Launched(graph, "record", ros2bag, "backend:=rosbag2", "max_duration_s:=0.5") as launched:
         assert launched.process.wait(60) == 0
@@ -247,6 +377,8 @@ def test_record_ends_ros2_bag_when_the_time_is_over(graph: Graph, ros2bag: dict[
             "needs ros2bag and rosbag2_storage_mcap, which this machine does not have: apt install",
         ),
         (["backend:=rosbag"], "backend: wants recorder or rosbag2, got 'rosbag'"),
+        (["max_file_mb:=large"], "parameter 'max_file_mb': wants a whole number, got 'large'"),
+        (["autostart:=2026-11-27"], "parameter 'autostart': wants true or false, got '2026-11-27'"),
     ],
 )
 def test_record_says_why_it_cannot(graph: Graph, arguments: list[str], text: str) -> None:

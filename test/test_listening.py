@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def test_it_hears_every_message_in_a_thread_of_its_own(graph: Graph) -> None:
     assert raw == [serialize_message(String(data=text)) for text in texts]
     for listener in listeners:
         listener.stop()
+
+
+def test_it_tells_when_a_message_came_and_several_stop_together(graph: Graph) -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+
+    def hear(message: String, info: dict[str, Any]) -> None:
+        heard.append((message.data, info))
+
+    begun = time.time_ns()
+    listeners = [Listener(graph.node, String, topic, hear, RELIABLE, informed=True) for topic in ("words", "others")]
+    publisher = graph.publisher(String, "words")
+    speak(graph, publisher, "word")
+    wait_until(lambda: heard, "the word")
+    ((word, info),) = heard
+    assert word == "word"
+    assert begun < info["received_timestamp"] < time.time_ns()
+    Listener.stop_all(listeners)
+    wait_until(lambda: publisher.get_subscription_count() == 0, "the subscription to be gone")
+    assert not {"listener words", "listener others"} & {thread.name for thread in threading.enumerate()}
 
 
 def test_a_callback_that_fails_is_told_of_and_the_next_message_comes(graph: Graph) -> None:

@@ -149,14 +149,35 @@ def test_approximate_search_gives_the_same_similarities_and_seldom_misses(tmp_pa
         PlaceIndex.build(ids, rows, "exakt")
 
 
+class Fix:
+    """A ``sensor_msgs/NavSatFix``."""
+
+    status = type("Status", (), {"status": 0})
+
+    def __init__(self, latitude: float, longitude: float, altitude: float = float("nan")) -> None:
+        self.latitude, self.longitude, self.altitude = latitude, longitude, altitude
+
+
+def test_the_map_does_not_rise_when_the_altitude_comes() -> None:
+    fixes = FixPoses()
+    with pytest.raises(DataError, match="heading"):
+        fixes.pose(Fix(48.0, 11.0))
+    assert fixes.pose(Fix(48.0, 11.0001)).position[2] == pytest.approx(0.0, abs=0.01)
+    assert fixes.pose(Fix(48.0, 11.0002, 512.0)).position[2] == pytest.approx(0.0, abs=0.01)
+    assert fixes.origin == (48.0, 11.0, 512.0)
+    assert fixes.pose(Fix(48.0, 11.0003, 515.0)).position[2] == pytest.approx(3.0, abs=0.01)
+    # An altitude that was given stays, and so does the first fix's.
+    given = FixPoses([48.0, 11.0, 500.0])
+    with pytest.raises(DataError, match="heading"):
+        given.pose(Fix(48.0, 11.0))
+    assert given.pose(Fix(48.0, 11.0001, 512.0)).position[2] == pytest.approx(12.0, abs=0.01)
+    first = FixPoses()
+    with pytest.raises(DataError, match="heading"):
+        first.pose(Fix(48.0, 11.0, 510.0))
+    assert first.pose(Fix(48.0, 11.0001, 512.0)).position[2] == pytest.approx(2.0, abs=0.01)
+
+
 def test_fixes_head_where_the_robot_drives() -> None:
-    class Fix:
-        status = type("Status", (), {"status": 0})
-        altitude = float("nan")
-
-        def __init__(self, latitude: float, longitude: float) -> None:
-            self.latitude, self.longitude = latitude, longitude
-
     fixes = FixPoses([48.0, 11.0, 500.0])
     with pytest.raises(DataError, match="heading"):
         fixes.pose(Fix(48.0, 11.0))

@@ -104,6 +104,20 @@ def test_prune_is_a_plain_loop(tmp_path: Path) -> None:
     assert PlaceMap.load(tmp_path / "one").ids.tolist() == [i for i in kept if i % 3 == 1]
 
 
+def test_prune_keeps_both_ways_of_a_street(tmp_path: Path) -> None:
+    place_map = PlaceMap(DIM, STUDENT, "map")
+    row = np.eye(DIM, dtype=np.float32)[0]
+    out_and_back = [(2.0 * i, 0.0) for i in range(10)] + [(18.0 - 2.0 * i, math.pi) for i in range(10)]
+    # A turn of less than 30 degrees shows the same view, about whichever sign of pi.
+    again = [(5.0, math.radians(29.0)), (5.0, math.radians(31.0)), (12.1, math.radians(-151.0))]
+    for i, (x, yaw) in enumerate(out_and_back + again):
+        place_map.add(row, Pose.planar(x, 0.5 * (yaw == math.pi), yaw), i, "drive")
+    place_map.save(tmp_path / "m")
+    small = tmp_path / "small"
+    assert map_tool.main(["prune", str(tmp_path / "m"), "--min-distance", "1.9", "--output", str(small)]) == 0
+    assert PlaceMap.load(small).ids.tolist() == [*range(20), 21]
+
+
 def test_exported_poses_are_the_poses(tmp_path: Path) -> None:
     place_map = save_map(tmp_path / "m", 9, "drive, with a comma", 2)
     for form in ("tum", "csv"):

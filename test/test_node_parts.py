@@ -14,17 +14,21 @@ from vpr_kd_ros.nodes.newest import FRESH, NewestWorker, start_of
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
 from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
 from vpr_kd_ros.nodes.sync import StampOffset
+from vpr_kd_ros.stamps import JUMP_NS
 
 SECOND = 1_000_000_000
 EPOCH = 1_700_000_000 * SECOND
 
 
 def test_poses_are_interpolated_whatever_order_they_come_in() -> None:
+    # All of them within the time by which messages overtake each other.
+    step = JUMP_NS // 20
     buffer = PoseBuffer(seconds=100.0, max_gap_s=1.5)
     for index in np.random.default_rng(0).permutation(20).tolist():
-        buffer.add(EPOCH + index * SECOND, Pose.planar(3.0 * index, -index, 0.1 * index))
+        assert buffer.add(EPOCH + index * step, Pose.planar(3.0 * index, -index, 0.1 * index))
+    assert len(buffer) == 20
     for share in (0.0, 0.25, 0.999):
-        pose = buffer.at(EPOCH + 7 * SECOND + int(share * SECOND))
+        pose = buffer.at(EPOCH + 7 * step + int(share * step))
         assert isinstance(pose, Pose)
         np.testing.assert_allclose(pose.position, [3.0 * (7 + share), -(7 + share), 0.0], atol=1e-6)
         assert pose.yaw == pytest.approx(0.1 * (7 + share), abs=1e-6)
@@ -54,6 +58,21 @@ def test_old_poses_are_forgotten_and_a_jump_back_starts_again() -> None:
     pose = buffer.at(EPOCH)
     assert isinstance(pose, Pose)
     assert pose.position[0] == 5.0
+
+
+@pytest.mark.parametrize(("back_s", "jumps"), [(0.09, False), (0.11, True), (2.013, True), (9.9, True), (11.0, True)])
+def test_a_clock_set_back_by_little_starts_again_too(back_s: float, jumps: bool) -> None:
+    buffer = PoseBuffer()
+    for index in range(200):
+        buffer.add(EPOCH + index * SECOND // 10, Pose.planar(index, 0.0, 0.0))
+    stamp = EPOCH + 199 * SECOND // 10 - int(back_s * SECOND)
+    assert buffer.add(stamp, Pose.planar(200.0, 0.0, 0.0)) is not jumps
+    assert (len(buffer) == 1) is jumps
+    pose = buffer.at(stamp)
+    assert isinstance(pose, Pose)
+    assert pose.position[0] == 200.0
+    # Between the new pose and an old one lies no pose of the robot.
+    assert isinstance(buffer.at(stamp + SECOND // 100), Pose) is not jumps
 
 
 def test_of_two_poses_with_one_stamp_the_last_counts() -> None:
@@ -253,6 +272,24 @@ def test_drops_stay_few_and_complete_whatever_the_reasons() -> None:
     assert drops.total == 2000
     assert drops.most_common() == "1000 dropped: always the same"
     assert len(drops._reasons) <= Drops.MAX_REASONS + 1
+
+
+def test_drops_of_long_ago_are_counted_and_over() -> None:
+    drops = Drops()
+    assert drops.recent(0.0) == ""
+    for second in range(5):
+        drops.add("a burst at the start", float(second))
+    drops.add("one later", 8.0)
+    assert drops.recent(9.0) == "5 dropped in the last 10 s: a burst at the start"
+    assert drops.recent(14.5) == "1 dropped in the last 10 s: one later"
+    assert drops.recent(18.5) == ""
+    assert (drops.total, drops.most_common()) == (6, "5 dropped: a burst at the start")
+    # A stream of them does not fill the memory.
+    for _ in range(3 * Drops.MAX_RECENT):
+        drops.add("again", 20.0)
+    assert drops.recent(20.0) == f"{Drops.MAX_RECENT} dropped in the last 10 s: again"
+    drops.add("now")
+    assert drops.recent() == "1 dropped in the last 10 s: now"
 
 
 def test_offsets_are_to_the_nearest_camera_stamp() -> None:

@@ -48,6 +48,10 @@ def test_localizer_filters_over_time_and_forgets_when_it_is_told(graph: Graph, t
         arrays = [array for array in list(diagnostics) if array.status[0].hardware_id == "/localizer"]
         return {value.key: value.value for value in arrays[-1].status[0].values} if arrays else {}
 
+    def told() -> str:
+        arrays = [array for array in list(diagnostics) if array.status[0].hardware_id == "/localizer"]
+        return arrays[-1].status[0].message if arrays else ""
+
     def show(place: int, seconds: float) -> bool:
         """Publish a place's picture between two poses of the odometry; whether it is accepted."""
         stamp = START_NS + int(seconds * SECOND_NS)
@@ -68,6 +72,13 @@ def test_localizer_filters_over_time_and_forgets_when_it_is_told(graph: Graph, t
             return False
         return True
 
+    # Long before, so that nothing is known of it any more.
+    alone = image_to_message(picture(0), START_NS - 100 * SECOND_NS, "camera")
+    graph.repeat_until(
+        lambda: camera.publish(alone),
+        lambda: "no odometry on /wheels (nav_msgs/msg/Odometry, 1 publishers), which mode 'belief' asks for" in told(),
+        "the warning",
+    )
     graph.repeat_until(lambda: show(0, 0.0), lambda: int(values().get("odometry", 0)), "odometry in the diagnostics")
     assert not show(0, 0.0)
     assert [show(i, i) for i in range(1, 7)][-1]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +24,14 @@ from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.nodes.localizer_parameters import LocalizerParameters
 from vpr_kd_ros.nodes.mapper_parameters import MapperParameters
 from vpr_kd_ros.nodes.recording_parameters import RecorderParameters
-from vpr_kd_ros.nodes.replay import ReplayParameters
-from vpr_kd_ros.parameters import declare, parameter, read, warn_of_unknown
+from vpr_kd_ros.nodes.replay_parameters import ReplayParameters
+from vpr_kd_ros.parameters import declare, from_text, parameter, read, warn_of_unknown
+
+BLOCK_PIP = """
+import sys
+blocked = "cv2 faiss mcap onnxruntime pyarrow rosbags safetensors scipy torch zstandard".split()
+sys.modules.update(dict.fromkeys(blocked))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +111,54 @@ def test_ranges_and_descriptions_are_told_to_the_tools() -> None:
         refused = node.set_parameters([Parameter("count", value=0)])[0]
         assert not refused.successful
         assert read(node, Example).count == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        *((str, text, text) for text in ("2026-11-27", "@drive", "001", "12:30", "on", "'a'", "a: b", "[a]")),
+        (bool, "true", True),
+        (bool, "False", False),
+        (int, "007", 7),
+        (float, "1e3", 1000.0),
+        (float, "2", 2.0),
+        (tuple[str, ...], "[front=/a, 001, 'b c']", ["front=/a", "001", "b c"]),
+        (tuple[str, ...], "/odom", ["/odom"]),
+        (tuple[str, ...], "[]", []),
+        (tuple[float, ...], "[43, 7.5, -1e2]", [43.0, 7.5, -100.0]),
+    ],
+)
+def test_a_text_is_read_as_the_kind_that_is_wanted(kind: Any, text: str, value: Any) -> None:
+    found = from_text("name", kind, text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "wants"),
+    [
+        (bool, "maybe", "true or false"),
+        (bool, "@", "true or false"),
+        (int, "1.5", "a whole number"),
+        (int, "12:30", "a whole number"),
+        (float, "fast", "a number"),
+        (tuple[str, ...], "[a, [b]]", "a list of texts"),
+        (tuple[str, ...], "[a: b]", "a list of texts"),
+        (tuple[str, ...], "[a", "a list of texts"),
+        (tuple[float, ...], "[1, north]", "a list of numbers"),
+    ],
+)
+def test_a_text_of_another_kind_is_named(kind: Any, text: str, wants: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"parameter 'speed': wants {wants}, got {text!r}")):
+        from_text("speed", kind, text)
+
+
+def test_parameters_are_known_without_what_pip_installs() -> None:
+    """For ``ros2 launch``, which runs by apt's Python whichever the nodes run by."""
+    names = ("localizer_parameters", "mapper_parameters", "recording_parameters", "replay_parameters")
+    code = BLOCK_PIP + f"from vpr_kd_ros.nodes import {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unknown_parameters_are_reported() -> None:

@@ -25,7 +25,8 @@ Frames near one another repeat one another's errors: on streets that look alike,
 a while. A frame therefore counts for the share ``u = distance / decorrelation_m`` (at most 1) of an independent one,
 and only when the robot has moved by ``step_m`` (or the map's spacing) or turned by ``step_rad`` since the last. Without
 odometry, ``step_s`` must have passed, and the distance is taken to be half of what the robot's greatest speed allows; a
-robot that stands still without odometry becomes surer than it should be.
+robot that stands still without odometry becomes surer than it should be. Where odometry fails on the way, the motion up
+to its last pose stays known, and only the time since then is without.
 
 Several cameras feed one belief, each frame when it comes. The first frame past a step's length begins the next step:
 only then probability moves. The first frame of every other camera within half a step of it speaks at that step too, so
@@ -53,6 +54,7 @@ import numpy as np
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geometry import Floats, Ints, Pose
 from vpr_kd_ros.motion import Motion, Transitions
+from vpr_kd_ros.stamps import NewestStamps
 
 MIN_SPACING_M = 0.5
 
@@ -75,10 +77,10 @@ class BeliefConfig:
         decorrelation_rad: and frames turned by this much, radians.
         step_m: a frame counts when the robot has moved this far, metres, and at least by the map's spacing,
         step_rad: or has turned this far, radians;
-        step_s: where there is no odometry, after this time, seconds.
+        step_s: where there is no odometry, after this time without it, seconds.
         camera_correlation: c of what several cameras say of one place, in [0, 1]. A front and a rear camera of the
             simulated town have 0.4 to 0.6 at their places over all weathers, and 0 to 0.2 in any one.
-        lost_after_s: without odometry and frames for this long, nothing is known any more, seconds.
+        lost_after_s: after no frame for this long, and no odometry then, nothing is known any more, seconds.
         min_mass: hypotheses below this are dropped, in [0, 1).
         max_hypotheses: at most so many are kept.
     """
@@ -195,8 +197,9 @@ class Belief:
     ) -> Posterior:
         """Take in one frame.
 
-        A stamp before the last one of the same camera resets the belief first, and so does one that is older than the
-        last step by more than ``lost_after_s``.
+        A stamp that is earlier than the newest of the same camera by more than ``stamps.JUMP_NS`` resets the
+        belief first, and so does one that is older than the last step by more than ``lost_after_s``. A frame that is a
+        little early is left out.
 
         Args:
             stamp_ns: of the frame, nanoseconds.
@@ -209,24 +212,27 @@ class Belief:
         """
         if self._jumped_back(stamp_ns, camera):
             self.reset()
-        self._seen_ns[camera] = stamp_ns
-        moved = None if odometry is None else Motion(0.0, 0.0, 0.0)
+        silent_s, early = self._stamps.since_s(stamp_ns), self._stamps.before_ns(stamp_ns, camera) > 0
+        self._stamps.add(stamp_ns, camera)
+        odometry = odometry if odometry is not None and _is_finite(odometry) else None
+        moved = None if odometry is None else Motion()
         step = self._step
         if step is None:
             step = _Step(stamp_ns, odometry)
         else:
-            elapsed_s = (stamp_ns - step.stamp_ns) * 1e-9
-            motion = self._motion(step.odometry, odometry, elapsed_s)
-            length = self._length(motion, elapsed_s)
+            travel = self._travel(step, stamp_ns, odometry)
+            length = self._length(travel)
+            if early:
+                return self._posterior(travel.moved)
             # A frame may be older than the one that began the step, if another camera took it: it begins none.
-            if length >= 1.0 and elapsed_s >= 0.0:
-                share = self._share(motion, elapsed_s)
-                self._predict(motion, elapsed_s, share)
+            if length >= 1.0 and stamp_ns >= step.stamp_ns:
+                share = self._share(travel)
+                self._predict(travel, silent_s, share)
                 step = _Step(stamp_ns, odometry, share, len(step.heard))
             elif camera in step.heard or length >= 0.5:
-                return self._posterior(motion)
+                return self._posterior(travel.moved)
             else:
-                moved = motion
+                moved = travel.moved
         self._step = step
         step.heard.add(camera)
         alike = 1.0 + (max(step.heard_before, len(step.heard)) - 1) * self.config.camera_correlation
@@ -239,10 +245,10 @@ class Belief:
     def _forget(self) -> None:
         self._know_nothing()
         self._step = None
-        self._seen_ns: dict[str, int] = {}
+        self._stamps = NewestStamps()
 
     def _jumped_back(self, stamp_ns: int, camera: str) -> bool:
-        if stamp_ns < self._seen_ns.get(camera, stamp_ns):
+        if self._stamps.jumped_back(stamp_ns, camera):
             return True
         return self._step is not None and (self._step.stamp_ns - stamp_ns) * 1e-9 > self.config.lost_after_s
 
@@ -251,41 +257,53 @@ class Belief:
         self._weights: Floats = np.empty(0)
         self._lost, self._off = self.config.on_map, 1.0 - self.config.on_map
 
-    def _motion(self, before: Pose | None, odometry: Pose | None, elapsed_s: float) -> Motion | None:
-        """Since the last step began; None where there is none to be believed."""
-        if odometry is None or before is None:
-            return None
-        motion = Motion.between(before, odometry)
-        # Written so that a pose that is not finite is not believed. A spacing more: small times are not precise.
-        possible = motion.distance <= self.config.max_speed_mps * abs(elapsed_s) + self.spacing_m
-        return motion if possible and math.isfinite(motion.turn) else None
+    def _travel(self, step: _Step, stamp_ns: int, odometry: Pose | None) -> _Travel:
+        """Since the step began; remembers a pose of the odometry that can be believed as the last one."""
+        if step.odometry is None or step.last is None:
+            return _Travel(Motion(), (stamp_ns - step.stamp_ns) * 1e-9)
+        # Another camera's frame may be older than the last pose: then only where the step began is known before it.
+        told_ns, told = step.last if step.last[0] <= stamp_ns else (step.stamp_ns, step.odometry)
+        if (
+            odometry is not None
+            and self._possible(step.odometry, odometry, stamp_ns - step.stamp_ns)
+            and self._possible(told, odometry, stamp_ns - told_ns)
+        ):
+            if stamp_ns > step.last[0]:
+                step.last = stamp_ns, odometry
+            return _Travel(Motion.between(step.odometry, odometry))
+        return _Travel(Motion.between(step.odometry, told), (stamp_ns - told_ns) * 1e-9)
 
-    def _length(self, motion: Motion | None, elapsed_s: float) -> float:
-        """What the robot has moved, or how long it took, in lengths of a step: from 1 on, the next one begins."""
-        config = self.config
-        if motion is None:
-            return abs(elapsed_s) / config.step_s
-        return max(motion.distance / max(config.step_m, self.spacing_m), abs(motion.turn) / config.step_rad)
+    def _possible(self, before: Pose, after: Pose, elapsed_ns: int) -> bool:
+        """Whether the robot can have come from one pose to the other."""
+        # A spacing more: small times are not precise.
+        reach = self.config.max_speed_mps * abs(elapsed_ns) * 1e-9 + self.spacing_m
+        return Motion.between(before, after).distance <= reach
 
-    def _share(self, motion: Motion | None, elapsed_s: float) -> float:
+    def _length(self, travel: _Travel) -> float:
+        """What the robot has moved, or how long blindly, in lengths of a step: from 1 on, the next one begins."""
+        config, known = self.config, travel.known
+        moved = max(known.distance / max(config.step_m, self.spacing_m), abs(known.turn) / config.step_rad)
+        return max(moved, abs(travel.blind_s or 0.0) / config.step_s)
+
+    def _share(self, travel: _Travel) -> float:
         """The part of an independent frame that this one is, in (0, 1]."""
-        config = self.config
-        if motion is None:
-            return min(1.0, 0.5 * config.max_speed_mps * elapsed_s / config.decorrelation_m)
-        turned = abs(motion.turn) / config.decorrelation_rad
-        return min(1.0, motion.distance / config.decorrelation_m + turned)
+        config, known = self.config, travel.known
+        distance = known.distance + 0.5 * config.max_speed_mps * (travel.blind_s or 0.0)
+        return min(1.0, distance / config.decorrelation_m + abs(known.turn) / config.decorrelation_rad)
 
     # --- prediction and update ----------------------------------------------------------------------------------------
 
-    def _predict(self, motion: Motion | None, elapsed_s: float, share: float) -> None:
+    def _predict(self, travel: _Travel, silent_s: float, share: float) -> None:
+        """Move the probabilities, ``silent_s`` seconds after the last frame."""
         config = self.config
-        if motion is None and elapsed_s > config.lost_after_s:
+        reach = None if travel.blind_s is None else config.max_speed_mps * travel.blind_s
+        if reach is not None and silent_s > config.lost_after_s:
             self._know_nothing()
         stayed, crossing = (1.0 - config.restart) ** share, 1.0 - (1.0 - config.crossing) ** share
         known = float(self._weights.sum())
         lost = (1.0 - stayed) * known + (1.0 - crossing) * self._lost + crossing * self._off
         if len(self._rows):
-            sources, targets, shares = self._transitions.shares(self._rows, motion, config.max_speed_mps * elapsed_s)
+            sources, targets, shares = self._transitions.shares(self._rows, travel.known, reach)
             self._rows, self._weights = _sums(targets, stayed * shares * self._weights[sources])
         self._lost = lost
         self._off = max(0.0, 1.0 - lost - float(self._weights.sum()))
@@ -318,7 +336,8 @@ class Belief:
 
 @dataclass
 class _Step:
-    """The last step: when and where it began, how far its frames count, the cameras heard at it and at the one before.
+    """The last step: when and where it began, how far its frames count, the cameras heard at it and at the one before;
+    ``last``: when and where the robot was last, by an odometry that goes on from there. None where it began without.
 
     The first counts in full.
     """
@@ -328,6 +347,29 @@ class _Step:
     share: float = 1.0
     heard_before: int = 0
     heard: set[str] = field(default_factory=set)
+    last: tuple[int, Pose] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = None if self.odometry is None else (self.stamp_ns, self.odometry)
+
+
+@dataclass(frozen=True)
+class _Travel:
+    """What the robot did since the last step began: the motion that odometry tells, and how many seconds go on without
+    it from there; None where it tells all. They are negative where the frame is older.
+    """
+
+    known: Motion
+    blind_s: float | None = None
+
+    @property
+    def moved(self) -> Motion | None:
+        """The whole motion, where it is known."""
+        return self.known if self.blind_s is None else None
+
+
+def _is_finite(pose: Pose) -> bool:
+    return bool(np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all())
 
 
 def _sums(keys: Ints, values: Floats) -> tuple[Ints, Floats]:

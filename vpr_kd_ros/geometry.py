@@ -6,6 +6,7 @@ frame. Yaw is the heading about +z in radians, 0 along +x, counter-clockwise (RE
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from vpr_kd_ros.errors import DataError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+VIEW_ANGLE_RAD = math.radians(30.0)
+"""Two pictures of a spot whose headings differ by less show the same view of it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,23 @@ def wrap_angle(angle: Floats) -> Floats:
     wrapped = (np.asarray(angle, dtype=np.float64) + np.pi) % (2.0 * np.pi) - np.pi
     # A remainder just below 2 pi rounds to it.
     return np.where(wrapped >= np.pi, -np.pi, wrapped)
+
+
+def angle_between(quaternions: Floats, quaternion: Floats) -> Floats:
+    """Angles of the rotations from unit quaternions (..., 4) to one (4,), shape (...), radians in [0, pi]."""
+    # q and -q are the same rotation. This form of the angle, unlike arccos, is precise near 0.
+    nearer = np.where((quaternions @ quaternion)[..., None] >= 0, quaternion, -quaternion)
+    apart, along = quaternions - nearer, quaternions + nearer
+    return np.asarray(4.0 * np.arctan2(np.linalg.norm(apart, axis=-1), np.linalg.norm(along, axis=-1)))
+
+
+def same_view(
+    positions: Floats, quaternions: Floats, pose: Pose, radius_m: float, angle_rad: float = VIEW_ANGLE_RAD
+) -> NDArray[np.bool_]:
+    """Which poses, (N, 3) metres and (N, 4), see what ``pose`` sees: nearer than the radius, turned by less; (N,)."""
+    alike = np.linalg.norm(positions - pose.position, axis=1) < radius_m
+    alike[alike] = angle_between(quaternions[alike], pose.quaternion) < angle_rad
+    return np.asarray(alike)
 
 
 class Trajectory:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vpr_kd_ros.blas import known_processor
+from vpr_kd_ros.choices import SEARCHES
 from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
 
 with known_processor():
@@ -26,7 +27,6 @@ with known_processor():
 Ids = NDArray[np.int64]
 Descriptors = NDArray[np.float32]
 
-SEARCHES = ("auto", "exact", "approximate")
 EXACT_UP_TO = 250_000
 """Places that ``auto`` searches exactly."""
 PROBES = 128

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vpr_kd_ros.belief import Belief, BeliefConfig, Posterior
 from vpr_kd_ros.calibration import Spread, margins
+from vpr_kd_ros.choices import MODES
 from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
 from vpr_kd_ros.geometry import Floats, Pose, wrap_angle
 from vpr_kd_ros.match import Candidates, Match
@@ -22,7 +23,6 @@ from vpr_kd_ros.pose_estimate import estimate_pose
 from vpr_kd_ros.student import Student
 from vpr_kd_ros.verification import VerificationConfig, Verifier
 
-MODES = ("single", "belief")
 DEFAULT_CLUSTER_RADIUS_M = 10.0
 
 
@@ -116,8 +116,8 @@ class Localizer:
 
         Args:
             image: RGB, (H, W, 3) uint8.
-            stamp_ns: of the image, nanoseconds. In mode ``belief``, one before the same camera's last image's resets
-                the belief.
+            stamp_ns: of the image, nanoseconds. In mode ``belief``, one that jumps back from the same camera's newest
+                (``vpr_kd_ros.stamps``) resets the belief.
             odometry: for mode ``belief``: pose of the robot's base in any frame that stays fixed, at the stamp.
             camera: its name, where there are several.
 

@@ -16,10 +16,13 @@ Schema 1 did not announce its memory; descriptors in float32 are read too, and r
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from safetensors import SafetensorError
 
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.geometry import Pose
-from vpr_kd_ros.map_lock import MapLock
+from vpr_kd_ros.map_lock import MapLock, map_folder
 
 SCHEMA = 2
 INFO = "map.json"
@@ -98,35 +101,112 @@ def write_map(path: Path, content: MapContent) -> None:
 
     The new map is written to ``.NAME.new`` beside its place and flushed to the disk. Then the old one is moved aside to
     ``.NAME.old``, the new one is moved in, and the old one is removed. Between the two moves no map stands at
-    ``path``; ``read_map`` then takes the one that was moved aside.
+    ``path``; ``find_map`` then finds the one that was moved aside, and the next ``claim_map`` puts it back. Where
+    ``path`` is a link, what it points to is replaced.
 
     Raises:
-        DataError: something that is no place map stands at ``path``, another process writes it, or the file system
-            refuses.
+        DataError: as ``claim_map``, or the file system refuses.
     """
-    path = path.absolute()
-    if path.exists() and not (path / INFO).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise DataError(f"{path}: exists and is not a place map; choose another path")
+    folder = map_folder(path)
+    with claim_map(folder):
+        try:
+            _replace(folder, content)
+        except OSError as error:
+            # Half a map would keep room that the next save needs.
+            _remove(_beside(folder)[0])
+            raise _not_writable(folder, error) from error
+
+
+def claim_map(path: Path) -> MapLock:
+    """The right to write a map, after putting back one that a killed save left aside.
+
+    Raises:
+        DataError: another process writes it, something that is no place map stands at ``path``, or the folder cannot be
+            replaced.
+    """
+    folder = map_folder(path)
+    if os.path.ismount(folder):
+        raise _mount_point(folder)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with MapLock(path):
-            _replace(path, content)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            lock = stack.enter_context(MapLock(folder))
+            found = find_map(folder)
+            if found is None and not _is_vacant(folder):
+                raise DataError(f"{folder}: exists and is not a place map; choose another path")
+            if found is not None and found != folder:
+                found.rename(folder)
+            stack.pop_all()
     except OSError as error:
-        raise DataError(f"{path}: the map cannot be written: {error}") from error
+        raise _not_writable(folder, error) from error
+    return lock
 
 
-def _replace(path: Path, content: MapContent) -> None:
-    new, old = _beside(path)
-    shutil.rmtree(new, ignore_errors=True)
+def find_map(path: Path) -> Path | None:
+    """The folder that a map is in, links followed: its own, or the one that a killed save left it in; None: no map.
+
+    Raises:
+        DataError: the file system refuses to tell.
+    """
+    folder = map_folder(path)
+    aside = _beside(folder)[1]
+    try:
+        if (folder / INFO).is_file():
+            return folder
+        return aside if _is_vacant(folder) and (aside / INFO).is_file() else None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def maps_in(folder: Path) -> list[str]:
+    """Names of the maps that a folder of several holds, ascending; none where there is no such folder.
+
+    Raises:
+        DataError: the file system refuses to tell.
+    """
+    try:
+        entries = os.listdir(folder) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+    names = {aside[1] if (aside := re.fullmatch(r"\.(.+)\.old", name)) else name for name in entries}
+    return sorted(name for name in names if not name.startswith(".") and find_map(folder / name) is not None)
+
+
+def _is_vacant(folder: Path) -> bool:
+    """Whether nothing is there, or an empty folder, which a map may take the place of."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _replace(folder: Path, content: MapContent) -> None:
+    new, old = _beside(folder)
+    _remove(new)
     new.mkdir()
     _write_files(new, content)
     _flush(new)
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-    new.rename(path)
-    _flush(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        _remove(old)
+        folder.rename(old)
+    new.rename(folder)
+    _flush(folder.parent)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder as far as that goes, or a link: earlier versions moved links aside."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _not_writable(folder: Path, error: OSError) -> DataError:
+    if error.errno == errno.EBUSY:
+        return _mount_point(folder)
+    return DataError(f"{folder}: the map cannot be written: {error}")
+
+
+def _mount_point(folder: Path) -> DataError:
+    return DataError(f"{folder}: is a mount point, which a save cannot replace; name a folder in it: {folder / 'map'}")
 
 
 def read_map(path: Path) -> MapContent:
@@ -135,7 +215,6 @@ def read_map(path: Path) -> MapContent:
     Raises:
         DataError: there is no map, a file is missing or damaged, or the schema is newer.
     """
-    path = path.absolute()
     for _ in range(_READ_TRIES):
         before = _identity(path)
         try:
@@ -148,20 +227,18 @@ def read_map(path: Path) -> MapContent:
 
 
 def _read(path: Path) -> MapContent:
-    if not path.exists():
-        old = _beside(path)[1]
-        if not old.exists():
-            raise DataError(f"{path}: there is no place map")
-        path = old
-    info = _read_info(path / INFO)
-    data = {name: _read_verified(path / name, info["files"].get(name)) for name in _FILES}
+    folder = find_map(path) or map_folder(path)
+    if not folder.exists():
+        raise DataError(f"{folder}: there is no place map")
+    info = _read_info(folder / INFO)
+    data = {name: _read_verified(folder / name, info["files"].get(name)) for name in _FILES}
     try:
         tensors = safetensors.numpy.load(data[DESCRIPTORS])
         ids, descriptors = tensors["ids"], tensors["descriptors"]
         keyframes = pq.read_table(pa.BufferReader(data[KEYFRAMES])).cast(_KEYFRAME_SCHEMA)
         thumbnails = pq.read_table(pa.BufferReader(data[THUMBNAILS])).cast(_THUMBNAIL_SCHEMA)
     except (SafetensorError, KeyError, ValueError, OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: a file of the map is not what it should be: {error}") from error
+        raise DataError(f"{folder}: a file of the map is not what it should be: {error}") from error
     poses = np.stack([keyframes[name].to_numpy() for name in _POSE_COLUMNS], axis=1)
     count = info["places"]
     consistent = (
@@ -175,7 +252,7 @@ def _read(path: Path) -> MapContent:
         and bool((np.abs(np.linalg.norm(poses[:, 3:], axis=1) - 1.0) < 1e-6).all())
     )
     if not consistent:
-        raise DataError(f"{path}: the files of the map do not fit together; map again or restore a copy")
+        raise DataError(f"{folder}: the files of the map do not fit together; map again or restore a copy")
     jpegs = dict(zip(thumbnails["id"].to_pylist(), thumbnails["jpeg"].to_pylist(), strict=True))
     places = [
         Place(Pose(pose[:3], pose[3:]), stamp_ns, session, jpegs.get(place_id))
@@ -195,8 +272,9 @@ def _read(path: Path) -> MapContent:
 
 def _identity(path: Path) -> list[tuple[int, int]]:
     """Which folders stand at a map's place and beside it; another one has another identity."""
+    own = map_folder(path)
     found = []
-    for folder in (path, _beside(path)[1]):
+    for folder in (own, _beside(own)[1]):
         try:
             status = (folder / INFO).stat()
         except OSError:
@@ -207,7 +285,7 @@ def _identity(path: Path) -> list[tuple[int, int]]:
 
 def _beside(path: Path) -> tuple[Path, Path]:
     """Where a map is written to, and where the one it replaces is moved to."""
-    return path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    return path.parent / f".{path.name}.new", path.parent / f".{path.name}.old"
 
 
 def _write_files(folder: Path, content: MapContent) -> None:

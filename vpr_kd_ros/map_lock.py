@@ -19,18 +19,23 @@ _uses: Counter[Path] = Counter()
 _guard = Lock()
 
 
+def map_folder(path: Path) -> Path:
+    """Where a map lies: absolute, links followed, so that a save replaces what a link points to and not the link."""
+    return Path(os.path.realpath(path))
+
+
 class MapLock:
     """The right to write a map, for as long as the block lasts or until ``close``; a process may hold it many times.
 
     Args:
-        path: the map's folder; its parent has to be there.
+        path: the map's folder, or a link to it; the folder's parent has to be there.
 
     Raises:
         DataError: another process holds it; the message names its number.
     """
 
     def __init__(self, path: Path) -> None:
-        self._map = path.absolute()
+        self._map = map_folder(path)
         self._open = True
         with _guard:
             if not _uses[self._map]:
@@ -79,4 +84,8 @@ def _acquire(path: Path) -> int:
             ) from None
         except FileNotFoundError:
             pass
+        except OSError:
+            # An open handle would keep the lock that nobody has.
+            os.close(handle)
+            raise
         os.close(handle)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr_kd_ros.errors import DataError, did_you_mean
-from vpr_kd_ros.geometry import Floats
+from vpr_kd_ros.geometry import Floats, same_view
 from vpr_kd_ros.map_files import MapContent
 
 MARGIN_PIXELS = 30
@@ -81,7 +81,10 @@ def merge(maps: dict[str, MapContent]) -> MapContent:
 
 
 def prune_near(content: MapContent, min_distance_m: float) -> MapContent:
-    """Without the places that are nearer than this to one that stays and was added before it in the same session.
+    """Without the places whose view one shows that stays and was added before it in the same session.
+
+    It is nearer than ``min_distance_m`` to them and heads their way, see ``geometry.same_view``: of a street that was
+    driven both ways, both views stay.
 
     Raises:
         DataError: the distance is not positive.
@@ -89,10 +92,11 @@ def prune_near(content: MapContent, min_distance_m: float) -> MapContent:
     if not min_distance_m > 0:
         raise DataError(f"prune: a distance of {min_distance_m} m, wants more than 0")
     at = positions(content)
+    quaternions = np.array([place.pose.quaternion for place in content.places], dtype=np.float64).reshape(-1, 4)
     stays: dict[str, list[int]] = {}
     for row, place in enumerate(content.places):
         kept = stays.setdefault(place.session, [])
-        if not kept or np.linalg.norm(at[kept] - at[row], axis=1).min() >= min_distance_m:
+        if not same_view(at[kept], quaternions[kept], place.pose, min_distance_m).any():
             kept.append(row)
     return _rows(content, sorted(row for kept in stays.values() for row in kept))
 

@@ -23,7 +23,7 @@ import numpy as np
 from vpr_kd_ros import map_operations
 from vpr_kd_ros.command_line import run_command
 from vpr_kd_ros.errors import ConfigError, DataError
-from vpr_kd_ros.map_files import MapContent, read_map, write_map
+from vpr_kd_ros.map_files import MapContent, find_map, read_map, write_map
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--student", type=Path, help="and that this student artefact made it")
     command("merge", "one map of several of the same student and frame; ids are given anew", "folder of the new map")
     prune = command("prune", "drop places; ids stay", "folder of the new map")
-    prune.add_argument("--min-distance", type=float, help="drop places nearer to one of the same session, metres")
+    prune.add_argument(
+        "--min-distance", type=float, help="drop places nearer to one of the same session that heads their way, metres"
+    )
     prune.add_argument("--session", action="append", default=[], help="drop a session; may be given several times")
     export = command("export", "poses as text", "file to write")
     export.add_argument("--format", choices=("tum", "csv"), default="tum", help="tum: seconds x y z qx qy qz qw")
@@ -110,8 +112,8 @@ def _picture(content: MapContent, output: Path, size: int) -> str:
 
 
 def _save(content: MapContent, output: Path) -> str:
-    if output.exists():
-        raise ConfigError(f"--output: {output} exists; name another folder")
+    if (found := find_map(output)) is not None:
+        raise ConfigError(f"--output: {found} exists; name another folder")
     write_map(output, content)
     return f"{output}: {len(content.places)} places"
 

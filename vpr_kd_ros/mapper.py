@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpr_kd_ros.errors import ConfigError
-from vpr_kd_ros.geometry import Pose
+from vpr_kd_ros.geometry import VIEW_ANGLE_RAD, Pose, angle_between, same_view
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.student import Student
 
@@ -32,7 +32,7 @@ class MapperConfig:
     """
 
     min_distance_m: float = 2.0
-    min_angle_rad: float = math.radians(30.0)
+    min_angle_rad: float = VIEW_ANGLE_RAD
     session: str = "session"
     min_novelty: float | None = None
     max_views: int | None = None
@@ -115,7 +115,7 @@ class Mapper:
         if self._last is None:
             return True
         moved = float(np.linalg.norm(pose.position - self._last.pose.position))
-        turned = _angle_between(pose.quaternion, self._last.pose.quaternion)
+        turned = float(angle_between(pose.quaternion, self._last.pose.quaternion))
         # Written so that a pose that is not finite counts as a keyframe: the map then refuses it aloud.
         return not (moved < self.config.min_distance_m and turned < self.config.min_angle_rad)
 
@@ -129,17 +129,13 @@ class Mapper:
         place_map, config, most = self.place_map, self.config, self.config.max_views
         if most is None:
             return
-        near = np.linalg.norm(place_map.positions - pose.position, axis=1) < config.view_radius_m
-        views = [
-            place_id
-            for place_id in place_map.ids[near].tolist()
-            if _angle_between(place_map.pose(place_id).quaternion, pose.quaternion) < config.min_angle_rad
-        ]
+        alike = same_view(place_map.positions, place_map.quaternions, pose, config.view_radius_m, config.min_angle_rad)
+        views = place_map.ids[alike].tolist()
         while len(views) > most:
             descriptors = place_map.descriptors_of(views)
-            alike = np.triu(descriptors @ descriptors.T + 2.0, k=1)
+            likeness = np.triu(descriptors @ descriptors.T + 2.0, k=1)
             # Ids ascend in the order of adding: the row of the upper triangle is the older one.
-            older = views.pop(int(np.unravel_index(np.argmax(alike), alike.shape)[0]))
+            older = views.pop(int(np.unravel_index(np.argmax(likeness), likeness.shape)[0]))
             self.replaced += place_map.remove([older])
 
 
@@ -150,10 +146,3 @@ class _Last:
     pose: Pose
     stamp_ns: int
     descriptor: NDArray[np.float32]
-
-
-def _angle_between(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Angle of the rotation between two unit quaternions, radians in [0, pi]."""
-    # q and -q are the same rotation. This form of the angle, unlike arccos, is precise near 0.
-    nearer = b if float(a @ b) >= 0 else -b
-    return 4.0 * math.atan2(float(np.linalg.norm(a - nearer)), float(np.linalg.norm(a + nearer)))

@@ -16,11 +16,11 @@ GATE = 3.0
 
 @dataclass(frozen=True)
 class Motion:
-    """Planar motion in the robot's own frame: forward and left in metres, turn in radians."""
+    """Planar motion in the robot's own frame: forward and left in metres, turn in radians; none by default."""
 
-    forward: float
-    left: float
-    turn: float
+    forward: float = 0.0
+    left: float = 0.0
+    turn: float = 0.0
 
     @classmethod
     def between(cls, before: Pose, after: Pose) -> Motion:
@@ -50,10 +50,10 @@ class Transitions:
         K_ij = exp(-|p_j - t_i|^2 / (2 s^2) - (yaw_j - yaw_ti)^2 / (2 w^2)),    T_ij = K_ij / (sum_j K_ij + K_off)
 
     with ``s^2 = (spacing / 3)^2 + (odometry_noise |c|)^2`` and ``K_off = exp(-GATE^2 / 2)``: off the map competes as a
-    place ``GATE`` deviations away. Without odometry the robot drives forward, somewhere within a cone of length
-    ``reach``: with f and l how far p_j lies ahead of p_i and to its side,
+    place ``GATE`` deviations away. Where odometry does not tell all, c is what it tells, and from t_i the robot drives
+    on, somewhere within a cone of length ``reach``: with f and l how far p_j lies ahead of t_i and to its side,
 
-        K_ij = exp(-(max(0, -f, f - reach)^2 + max(0, |l| - |f| / 2)^2) / (2 s^2) - (yaw_j - yaw_i)^2 / (2 (2 w)^2))
+        K_ij = exp(-(max(0, -f, f - reach)^2 + max(0, |l| - |f| / 2)^2) / (2 s^2) - (yaw_j - yaw_ti)^2 / (2 (2 w)^2))
 
     Args:
         xy: (N, 2) float64, metres.
@@ -68,37 +68,33 @@ class Transitions:
         self._spacing_m, self._odometry_noise, self._yaw_sigma_rad = spacing_m, odometry_noise, yaw_sigma_rad
         self._tree = cKDTree(xy)
 
-    def shares(self, rows: Ints, motion: Motion | None, reach: float) -> tuple[Ints, Ints, Floats]:
+    def shares(self, rows: Ints, motion: Motion, reach: float | None = None) -> tuple[Ints, Ints, Floats]:
         """The shares T that leave the places ``rows``.
 
         Args:
             rows: (h,) places.
-            motion: by odometry; None where there is none.
-            reach: where there is none, how far the robot may have come, metres.
+            motion: as far as odometry tells it.
+            reach: where it does not tell all, how far the robot may have come since, metres.
 
         Returns:
             Three arrays of one length: where in ``rows`` a share comes from, the place it goes to, and the share.
         """
-        sigma = self._spacing_m / 3.0
-        if motion is None:
-            expected, headings = self._xy[rows], self._yaws[rows]
-            yaw_sigma = 2.0 * self._yaw_sigma_rad
-        else:
-            expected, headings = motion.apply(self._xy[rows], self._yaws[rows])
-            sigma = math.hypot(sigma, self._odometry_noise * motion.distance)
-            yaw_sigma, reach = self._yaw_sigma_rad, 0.0
-        found: list[list[int]] = list(self._tree.query_ball_point(expected, reach + GATE * sigma, return_sorted=True))
+        expected, headings = motion.apply(self._xy[rows], self._yaws[rows])
+        sigma = math.hypot(self._spacing_m / 3.0, self._odometry_noise * motion.distance)
+        yaw_sigma = self._yaw_sigma_rad if reach is None else 2.0 * self._yaw_sigma_rad
+        radius = (reach or 0.0) + GATE * sigma
+        found: list[list[int]] = list(self._tree.query_ball_point(expected, radius, return_sorted=True))
         sources = np.repeat(np.arange(len(found), dtype=np.int64), [len(near) for near in found])
         targets = np.fromiter((row for near in found for row in near), dtype=np.int64)
         gaps = self._xy[targets] - expected[sources]
-        if motion is None:
+        if reach is None:
+            beyond = np.linalg.norm(gaps, axis=1)
+        else:
             cos, sin = np.cos(headings[sources]), np.sin(headings[sources])
             ahead, aside = cos * gaps[:, 0] + sin * gaps[:, 1], np.abs(cos * gaps[:, 1] - sin * gaps[:, 0])
             beyond = np.hypot(
                 np.maximum(0.0, np.maximum(-ahead, ahead - reach)), np.maximum(0.0, aside - abs(ahead) / 2)
             )
-        else:
-            beyond = np.linalg.norm(gaps, axis=1)
         turned = wrap_angle(self._yaws[targets] - headings[sources])
         exponents = -(beyond**2) / (2 * sigma**2) - turned**2 / (2 * yaw_sigma**2)
         kernel = np.exp(exponents)

@@ -4,8 +4,8 @@
     class LocalizerParameters:
         candidates: int = parameter(10, "places looked up per image", low=1, high=1000)
 
-``declare`` makes the parameters, ``read`` gives them back as the dataclass, ``check`` judges one new value. Fields may
-be bool, int, float, str, tuple[str, ...] and tuple[float, ...].
+``declare`` makes the parameters, ``read`` gives them back as the dataclass, ``check`` judges one new value, and
+``from_text`` reads one that a person wrote. Fields may be bool, int, float, str, tuple[str, ...] and tuple[float, ...].
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
 
+import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
@@ -75,7 +76,8 @@ def warn_of_unknown(node: Node) -> list[str]:
     """Warn of parameters that were given to the node and that nothing declared; return their names."""
     # rclpy has no public way to see what was given but not declared.
     given: Mapping[str, Any] = getattr(node, "_parameter_overrides", {})
-    known = node.list_parameters([], 0).names
+    # Humble's nodes cannot list the names of their parameters.
+    known = node.get_parameters_by_prefix("")
     unknown = [name for name in given if not node.has_parameter(name) and name.split(".")[0] not in ROS_PARAMETERS]
     for name in unknown:
         hint = did_you_mean(name, known)
@@ -104,6 +106,37 @@ def check(config_type: type[Any], name: str, value: Any) -> Any:
     """
     field = next(field for field in dataclasses.fields(config_type) if field.name == name)
     return _checked(field, get_type_hints(config_type)[name], value)
+
+
+def from_text(name: str, kind: Any, text: str) -> Any:
+    """A text such as a launch argument's as a parameter of some kind; lists are written [A, B], and come back as lists.
+
+    The kind decides, where YAML would guess: 001, 12:30, on and 2026-11-27 are texts where a text is wanted. Ranges and
+    choices are left to ``check``.
+
+    Args:
+        name: of the parameter, for the error.
+        kind: one of ``KINDS``.
+
+    Raises:
+        ConfigError: it is no value of that kind; the message names the parameter and what it wants.
+    """
+    try:
+        if kind is bool:
+            value = yaml.safe_load(text)
+            if type(value) is not bool:
+                raise ValueError(text)
+            return value
+        if kind in (tuple[str, ...], tuple[float, ...]):
+            # The base loader leaves everything a text.
+            items = yaml.load(text, Loader=yaml.BaseLoader)
+            items = [items] if isinstance(items, str) else items
+            if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+                raise ValueError(text)
+            return items if kind == tuple[str, ...] else [float(item) for item in items]
+        return kind(text)
+    except (ValueError, yaml.YAMLError):
+        raise ConfigError(f"parameter {name!r}: wants {KINDS[kind][1]}, got {text!r}") from None
 
 
 def _descriptor(field: dataclasses.Field[Any], kind: Any) -> ParameterDescriptor:

@@ -142,6 +142,12 @@ class PlaceMap:
             return np.array([place.pose.position for place in self._places.values()], dtype=np.float64).reshape(-1, 3)
 
     @property
+    def quaternions(self) -> Floats:
+        """(N, 4) float64, (x, y, z, w), in the order of ``ids``."""
+        with self._lock:
+            return np.array([place.pose.quaternion for place in self._places.values()], dtype=np.float64).reshape(-1, 4)
+
+    @property
     def descriptors(self) -> Descriptors:
         """(N, D) float32, in the order of ``ids``."""
         with self._lock:

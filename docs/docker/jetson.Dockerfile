@@ -25,12 +25,10 @@ RUN python3 -m venv --system-site-packages /opt/vpr
 ENV PATH=/opt/vpr/bin:$PATH
 # NumPy 1: apt's ROS 2 Humble and OpenCV are built for it. torch comes from NVIDIA's Jetson wheels: PyPI's for this CUDA
 # know no Jetson. OpenCV is apt's.
-RUN pip install --no-cache-dir --extra-index-url https://pypi.jetson-ai-lab.io/jp6/cu126 \
-        "numpy==1.26.4" torch==2.8.0 \
-        scipy==1.15.3 onnxruntime==1.23.2 onnx==1.23.2 faiss-cpu==1.15.1 pyarrow==25.0.1 safetensors==0.8.0 \
-        rosbags==0.11.9 mcap==1.6.0
-
 WORKDIR /ws/src/vpr_kd_ros
+COPY requirements/humble.txt requirements/
+RUN pip install --no-cache-dir --extra-index-url https://pypi.jetson-ai-lab.io/jp6/cu126 -r requirements/humble.txt
+
 COPY . .
 RUN cd /ws && . /opt/ros/humble/setup.sh && python $(command -v colcon) build --packages-select vpr_kd_ros
 RUN printf '#!/bin/bash\nset -e\nsource /ws/install/setup.bash\nexec "$@"\n' > /entrypoint.sh && chmod +x /entrypoint.sh

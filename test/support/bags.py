@@ -100,6 +100,19 @@ def odometry(stamp_ns: int, x: float, y: float, yaw: float, child: str = "base_l
     )
 
 
+def fix(stamp_ns: int, latitude: float, longitude: float, altitude: float, status: int = 0) -> Any:
+    return message(
+        "sensor_msgs/msg/NavSatFix",
+        header=header(stamp_ns, "gps"),
+        status=message("sensor_msgs/msg/NavSatStatus", status=status, service=1),
+        latitude=latitude,
+        longitude=longitude,
+        altitude=altitude,
+        position_covariance=np.zeros(9),
+        position_covariance_type=0,
+    )
+
+
 def static_transform(parent: str, child: str, translation: tuple[float, float, float], yaw: float) -> Any:
     transform = message(
         "geometry_msgs/msg/Transform",

@@ -40,6 +40,7 @@ def save_until_line(path: str, last: int) -> None:
         nonlocal count
         if frame.f_code.co_filename != map_files.__file__ or frame.f_code.co_name not in (
             "write_map",
+            "claim_map",
             "_replace",
             "_write_files",
         ):

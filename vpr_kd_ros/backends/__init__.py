@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from vpr_kd_ros.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 BACKENDS = ("torch", "onnxruntime", "tensorrt", "torch-tensorrt")
 PRECISIONS = ("fp32", "fp16")

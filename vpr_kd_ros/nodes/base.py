@@ -39,8 +39,8 @@ SPIN_SECONDS = 0.5
 class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no types
     """A life-cycle node whose parameters are a dataclass.
 
-    A node defines ``configure``, ``activate``, ``deactivate``, ``cleanup`` and ``diagnose``; the last two undo what the
-    first two did as far as it was done, and may be called twice.
+    A node defines ``configure``, ``activate``, ``deactivate``, ``cleanup`` and ``diagnose``; ``deactivate`` and
+    ``cleanup`` undo what the first two did as far as it was done, and may be called twice.
 
     A parameter that is set while the node runs is checked at once. Those of ``live`` take effect then; the others are
     refused, because they would silently wait for the next ``configure``.
@@ -79,7 +79,10 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
         """Stop what ``activate`` started."""
 
     def cleanup(self) -> None:
-        """Free what ``configure`` loaded."""
+        """Free what ``configure`` loaded; or raise a VprError and free nothing, where something would be lost."""
+
+    def rescue(self) -> None:
+        """When the node ends after ``cleanup`` failed: keep elsewhere what would be lost, and free it."""
 
     def reconfigure(self, config: P) -> None:
         """Take over the parameters of ``live``; what is wrong is raised, and then nothing has changed."""
@@ -124,6 +127,8 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
         for state, transition in (("active", self.trigger_deactivate), ("inactive", self.trigger_cleanup)):
             if self.state == state and transition() != TransitionCallbackReturn.SUCCESS:
                 self.exit_code = self.exit_code or 1
+        if self.state == "inactive":
+            self._try("rescue", self.rescue)
 
     # --- the life cycle ----------------------------------------------------------------------------------------------
 
@@ -143,20 +148,21 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Run ``deactivate``."""
-        return self._try("deactivate", self.deactivate, failed=TransitionCallbackReturn.ERROR)
+        error = TransitionCallbackReturn.ERROR
+        return self._try("deactivate", self.deactivate, refused=error, failed=error)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Run ``cleanup``."""
+        """Run ``cleanup``; where it refuses, the node stays inactive."""
         return self._try("clean up", self.cleanup, failed=TransitionCallbackReturn.ERROR)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Run ``deactivate`` and ``cleanup``, from whichever state."""
         self._try("deactivate", self.deactivate)
-        return self._try("clean up", self.cleanup)
+        return self._give_up()
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After an error in a transition, free everything: the node is unconfigured."""
-        return self._try("clean up", self.cleanup)
+        return self._give_up()
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
@@ -182,18 +188,26 @@ class VprNode(LifecycleNode, Generic[P]):  # type: ignore[misc]  # rclpy has no 
         self.config = parameters.read(self, self._config_type)
         self.configure()
 
+    def _give_up(self) -> TransitionCallbackReturn:
+        done = self._try("clean up", self.cleanup)
+        if done != TransitionCallbackReturn.SUCCESS:
+            self._try("rescue", self.rescue)
+        return done
+
     def _try(
         self,
         what: str,
         action: Callable[[], None],
+        refused: TransitionCallbackReturn = TransitionCallbackReturn.FAILURE,
         failed: TransitionCallbackReturn = TransitionCallbackReturn.FAILURE,
     ) -> TransitionCallbackReturn:
+        """Run a part of a transition; ``refused`` comes back after a VprError, ``failed`` after any other."""
         # rclpy swallows what a transition raises; without these lines the user would not learn why.
         try:
             action()
         except VprError as error:
             self.logger.error(f"cannot {what}: {error}")
-            return failed
+            return refused
         except Exception:
             self.logger.error(f"cannot {what}:\n{traceback.format_exc()}")
             return failed

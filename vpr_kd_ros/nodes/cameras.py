@@ -11,15 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vpr_kd_ros.errors import ConfigError
-from vpr_kd_ros.map_files import INFO
+from vpr_kd_ros.map_files import find_map, maps_in
 from vpr_kd_ros.place_map import PlaceMap
 
 ONLY = ""
 """Name of the camera of a robot that has one."""
 IMAGE_TOPIC = "image"
-DESCRIPTION = (
-    "several cameras, each as NAME=TOPIC, the map of each is MAP/NAME; empty: one camera, on the topic 'image'"
-)
 
 
 def parse_cameras(items: Iterable[str]) -> dict[str, str]:
@@ -48,19 +45,19 @@ def map_folders(folder: Path, cameras: Iterable[str]) -> dict[str, Path]:
 
     Raises:
         ConfigError: a folder of several cameras' maps is wanted and there is the map of one, or the other way round.
+        DataError: the folder cannot be read.
     """
     names = list(cameras)
     if names == [ONLY]:
-        others = sorted(path.parent.name for path in folder.glob(f"*/{INFO}"))
-        if others and not (folder / INFO).exists():
+        if find_map(folder) is None and (others := maps_in(folder)):
             raise ConfigError(
                 f"parameter 'cameras': it is empty, and {folder} holds the maps of {', '.join(others)}; give "
                 f"{others[0]}=TOPIC and so on, or one of those folders as 'map'"
             )
         return {ONLY: folder}
-    if (folder / INFO).exists():
+    if (found := find_map(folder)) is not None:
         raise ConfigError(
-            f"parameter 'map': {folder} is the map of one camera, and 'cameras' names {', '.join(names)}; move it to "
+            f"parameter 'map': {found} is the map of one camera, and 'cameras' names {', '.join(names)}; move it to "
             f"{folder / names[0]} if it is that camera's, or map with these cameras"
         )
     return {name: folder / name for name in names}

@@ -14,7 +14,6 @@ from vpr_kd_ros.nodes.cameras import IMAGE_TOPIC
 from vpr_kd_ros.nodes.listening import Listener
 from vpr_kd_ros.nodes.topics import published_topics, qos_profile
 
-TRANSPORTS = ("raw", "compressed")
 # Best effort hears every publisher.
 IMAGE_QOS = TopicQos(reliable=False)
 

@@ -7,18 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext
 from launch.action import Action
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.utilities import prefix_namespace
+
+from vpr_kd_ros.nodes.localizer_parameters import LocalizerParameters
+from vpr_kd_ros.nodes.mapper_parameters import MapperParameters
+from vpr_kd_ros.nodes.recording_parameters import RecorderParameters
+from vpr_kd_ros.nodes.replay_parameters import ReplayParameters
+from vpr_kd_ros.parameters import from_text
 
 PACKAGE = "vpr_kd_ros"
 PROFILES_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+PARAMETERS: dict[str, Any] = {
+    "localizer": LocalizerParameters,
+    "mapper": MapperParameters,
+    "recorder": RecorderParameters,
+    "replay": ReplayParameters,
+}
+# How long a large map and the recorder's queue may take to reach a slow card, seconds; launch's own patience is five.
+FINISH_S = {"mapper": 120, "recorder": 120}
 
 
 def config_file(name: str) -> str:
@@ -50,6 +65,25 @@ def transport() -> SetEnvironmentVariable:
     return SetEnvironmentVariable(PROFILES_VARIABLE, EnvironmentVariable(PROFILES_VARIABLE, default_value=default))
 
 
+def patience(executable: str) -> LaunchConfiguration:
+    """Seconds that a node may take to finish, after which launch kills it; the user's own, where there is one.
+
+    SIGTERM, which launch sends long before, tells our nodes nothing new.
+    """
+    return LaunchConfiguration("sigkill_timeout", default=str(FINISH_S.get(executable, 5)))
+
+
+def given_parameters(context: LaunchContext, executable: str, names: Iterable[str]) -> dict[str, Any]:
+    """The launch arguments that are not empty, as the kinds that the node's parameters of these names have.
+
+    Raises:
+        ConfigError: an argument is of another kind; the message names it and what it wants.
+    """
+    kinds = {"use_sim_time": bool, "autostart": bool, **get_type_hints(PARAMETERS[executable])}
+    texts = {name: str(LaunchConfiguration(name).perform(context)) for name in names}
+    return {name: from_text(name, kinds[name], text) for name, text in texts.items() if text}
+
+
 def node(
     executable: str,
     *,
@@ -74,11 +108,14 @@ def node(
         def value(name: str) -> str:
             return str(LaunchConfiguration(name).perform(context))
 
-        names = ("use_sim_time", "autostart", *parameters)
-        # As ROS reads -p on the command line: numbers, booleans and lists by the rules of YAML.
-        given: dict[str, Any] = {name: yaml.safe_load(value(name)) for name in names if value(name)}
+        given = given_parameters(context, executable, ("use_sim_time", "autostart", *parameters))
+        # launch_ros refuses a bare list without items.
+        given = {name: ParameterValue(item) if item == [] else item for name, item in given.items()}
         if wait_for:
             given["wait_for_subscribers"] = [value(name) for name in wait_for]
+        # Within the group's namespace, if it is launched in one, as launch_ros does with the node's.
+        namespace = prefix_namespace(context.launch_configurations.get("ros_namespace"), value("namespace")) or ""
+        logger = ".".join([*filter(None, namespace.split("/")), executable])
         return [
             Node(
                 package=PACKAGE,
@@ -88,7 +125,8 @@ def node(
                 output="screen",
                 parameters=[*([value("params_file")] if with_file else []), given],
                 remappings=[(topic, value(name)) for topic, name in (remappings or {}).items()],
-                arguments=["--ros-args", "--log-level", f"{executable}:={value('log_level')}"],
+                arguments=["--ros-args", "--log-level", f"{logger}:={value('log_level')}"],
+                sigkill_timeout=patience(executable),
                 on_exit=list(on_exit) or None,
             )
         ]

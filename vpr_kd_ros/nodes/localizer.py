@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import Odometry as OdometryMessage
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, PointCloud2
@@ -30,7 +30,7 @@ from vpr_kd_ros.belief import BeliefConfig
 from vpr_kd_ros.conversions import pose_with_covariance_to_message
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
-from vpr_kd_ros.geometry import Floats, Pose
+from vpr_kd_ros.geometry import Floats
 from vpr_kd_ros.localizer import Localizer, LocalizerConfig
 from vpr_kd_ros.match import Match
 from vpr_kd_ros.nodes import base, cameras
@@ -42,19 +42,16 @@ from vpr_kd_ros.nodes.listening import Listener
 from vpr_kd_ros.nodes.localizer_parameters import LocalizerParameters
 from vpr_kd_ros.nodes.markers import belief_marker, match_markers, match_picture, places_marker, route_marker
 from vpr_kd_ros.nodes.newest import NewestWorker
-from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
+from vpr_kd_ros.nodes.odometry import Odometry, OdometryPose
 from vpr_kd_ros.nodes.statistics import Drops, Rate, Window
 from vpr_kd_ros.nodes.students import load_student
 from vpr_kd_ros.nodes.topics import qos_profile
-from vpr_kd_ros.nodes.transforms import MapFromOdomBroadcaster, map_from_odom
+from vpr_kd_ros.nodes.transforms import SEND_PERIOD_S, MapFromOdomBroadcaster, map_from_odom
 from vpr_kd_ros.recording import TopicQos
 from vpr_kd_ros.serialized_images import read_compressed_image, read_image
 from vpr_kd_ros.student import Student
 from vpr_kd_ros.verification import VerificationConfig
 
-# An image waits this long for the odometry after it; half a second between two poses says too little.
-ODOMETRY_WAIT_S = 0.1
-ODOMETRY_GAP_S = 0.5
 # The route in the markers: so many accepted positions, this far apart at least.
 ROUTE_POSES, ROUTE_STEP_M = 1000, 1.0
 
@@ -94,10 +91,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._worker: NewestWorker[_Received] | None = None
         self._cameras: dict[str, str] = {}
         self._listeners: list[Listener] = []
-        self._odometry = PoseBuffer(max_gap_s=ODOMETRY_GAP_S)
-        self._odometry_frame = ""
-        self._odometry_arrived = threading.Condition()
-        self._last_stamps_ns: dict[str, int] = {}
+        self._odometry: Odometry | None = None
         # A reset must not come while an image is in work.
         self._localising = threading.Lock()
         self._tally = _Tally()
@@ -123,6 +117,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         self._cameras = cameras.parse_cameras(config.cameras)
         if config.publish_tf and self._broadcaster is None:
             self._broadcaster = MapFromOdomBroadcaster(self)
+            self.create_steady_timer(SEND_PERIOD_S, self._broadcaster.send)
         student = load_student(self)
         localizer = self._with_map(student)
         size = student.metadata.preprocess
@@ -137,13 +132,10 @@ class LocalizerNode(VprNode[LocalizerParameters]):
     def activate(self) -> None:
         """Subscribe to the images, and to the odometry where the mode or the transform needs it."""
         self._tally = _Tally(self._cameras)
-        self._odometry.clear()
         self._route.clear()
         if self._localizer is not None:
             self._localizer.reset()
-        if self._uses_odometry:
-            qos = qos_profile(TopicQos(reliable=False, depth=100))
-            self._listeners.append(Listener(self, Odometry, "odom", self._on_odometry, qos))
+        self._odometry = self._listen_for_odometry() if self._uses_odometry else None
         self._worker = NewestWorker(self._process, self.config.max_rate_hz)
         for camera, topic in self._cameras.items():
             callback = partial(self._on_image, camera)
@@ -156,6 +148,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
+        self._forget_transform()
 
     def cleanup(self) -> None:
         """Free the student and the map, and the device's memory with them."""
@@ -176,7 +169,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             worker.limit(config.max_rate_hz)
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
-        """Counts, rates, ages and latencies; a warning when no image comes."""
+        """Counts, rates, ages and latencies; a warning when images or odometry fail, or images were dropped lately."""
         tally, worker, localizer = self._tally, self._worker, self._localizer
         assert worker is not None
         assert localizer is not None
@@ -187,6 +180,7 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             "accepted": tally.accepted,
             "dropped_for_newer": worker.replaced,
             "dropped_bad": tally.drops.total,
+            "dropped_most": tally.drops.most_common(),
             "rate_hz": tally.processed.hertz,
             "age_of_stamp_p50_s": tally.age_of_stamp.percentile(50),
             "age_of_stamp_p99_s": tally.age_of_stamp.percentile(99),
@@ -199,10 +193,11 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         }
         if localizer.belief is not None:
             values |= {"belief_unknown": localizer.belief.unknown, "belief_resets": localizer.belief.resets}
-        if self._uses_odometry:
+        if self._odometry is not None:
             values |= {
                 "odometry": tally.odometry.count,
                 "odometry_rate_hz": tally.odometry.hertz,
+                "odometry_restarts": self._odometry.start,
                 "without_odometry": tally.without_odometry,
                 "transforms": tally.transforms,
             }
@@ -214,8 +209,10 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         ):
             self.logger.warning(silence, throttle_duration_sec=10.0)
             return WARN, silence, values
-        if tally.drops.total:
-            return WARN, tally.drops.most_common(), values
+        if self._odometry is not None and tally.odometry.silent_s() > self.config.image_timeout_s:
+            return WARN, self._why_no_odometry(), values
+        if dropped := tally.drops.recent():
+            return WARN, dropped, values
         return OK, "localising", values
 
     # --- callbacks ---------------------------------------------------------------------------------------------------
@@ -225,17 +222,37 @@ class LocalizerNode(VprNode[LocalizerParameters]):
         if self._worker is not None:
             self._worker.put(_Received(camera, serialized, time.monotonic()), camera)
 
-    def _on_odometry(self, message: Odometry) -> None:
+    def _listen_for_odometry(self) -> Odometry:
+        odometry = Odometry(self.config.max_speed_mps, self._forget_transform)
+        qos = qos_profile(TopicQos(reliable=False, depth=100))
+        self._listeners.append(Listener(self, OdometryMessage, "odom", partial(self._on_odometry, odometry), qos))
+        return odometry
+
+    def _on_odometry(self, odometry: Odometry, message: OdometryMessage) -> None:
         self._tally.odometry.tick()
         try:
             pose = pose_from_message(message)
         except DataError as error:
             self._drop(self._tally, f"odom: {error}")
             return
-        with self._odometry_arrived:
-            self._odometry_frame = message.header.frame_id
-            self._odometry.add(stamp_ns(message.header), pose)
-            self._odometry_arrived.notify()
+        if not odometry.add(stamp_ns(message.header), pose, message.header.frame_id):
+            self.logger.warning(
+                "odom: it has started over in time, place or frame (or is faster than 'max_speed_mps'); what was known "
+                "of it is forgotten",
+                throttle_duration_sec=5.0,
+            )
+
+    def _forget_transform(self) -> None:
+        if self._broadcaster is not None:
+            self._broadcaster.forget()
+
+    def _why_no_odometry(self) -> str:
+        topic = self.resolve_topic_name("odom")
+        user = "parameter 'publish_tf' needs" if self.config.publish_tf else "mode 'belief' asks for"
+        return (
+            f"no odometry on {topic} (nav_msgs/msg/Odometry, {self.count_publishers(topic)} publishers), which {user}; "
+            f"remap with -r odom:=TOPIC"
+        )
 
     def _on_reload_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         current = self._localizer
@@ -243,27 +260,32 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             response.message = "the node is not configured"
             return response
         try:
-            self._localizer = self._with_map(current.student)
+            localizer = self._with_map(current.student)
         except VprError as error:
             response.message = f"the map in use stays: {error}"
             self.logger.error(response.message)
             return response
+        with self._localising:
+            self._localizer = localizer
+            self._forget_transform()
         with self._lock:
             self._marker_subscribers = 0
         response.success = True
-        response.message = f"{self.config.map}: {_sizes(self._localizer)}"
+        response.message = f"{self.config.map}: {_sizes(localizer)}"
         self.logger.info(f"map reloaded: {response.message}")
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._tally = _Tally(self._cameras)
-        self._route.clear()
+        localizer = self._localizer
+        with self._localising:
+            self._tally = _Tally(self._cameras)
+            self._route.clear()
+            self._forget_transform()
+            if localizer is not None:
+                localizer.reset()
         response.success = True
         response.message = "counts and statistics start again"
-        localizer = self._localizer
         if localizer is not None and localizer.belief is not None:
-            with self._localising:
-                localizer.reset()
             response.message += ", and where the robot is is unknown"
         return response
 
@@ -295,11 +317,13 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             message = (read_compressed_image if compressed else read_image)(received.serialized)
             image = image_from_message(message)
             stamp = stamp_ns(message.header)
-            odometry = self._odometry_at(stamp, received.camera) if self._uses_odometry else None
+            odometry = None if self._odometry is None else self._odometry.at(stamp, received.camera)
             with self._localising:
-                match = localizer.localise(image, stamp, odometry, received.camera)
-            self._publish(match, image, message.header.frame_id, localizer)
-            self._publish_transform(match, odometry, localizer.place_map.frame_id)
+                match = localizer.localise(image, stamp, None if odometry is None else odometry.pose, received.camera)
+                self._publish(match, image, message.header.frame_id, localizer)
+                # A map that was replaced meanwhile is not that of the transform any more.
+                if localizer is self._localizer:
+                    self._keep_transform(match, odometry, localizer.place_map.frame_id)
         except DataError as error:
             self._drop(tally, cameras.prefixed(received.camera, str(error)))
             return
@@ -308,28 +332,12 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             return
         tally.processed.tick()
         tally.accepted += match.accepted
-        tally.without_odometry += self._uses_odometry and odometry is None
+        tally.without_odometry += self._odometry is not None and odometry is None
         tally.last_refusal = match.reason or tally.last_refusal
         tally.age_of_reception.add(time.monotonic() - received.monotonic_s)
         tally.age_of_stamp.add((self.get_clock().now().nanoseconds - stamp) * 1e-9)
         for step, seconds in match.seconds.items():
             tally.steps.setdefault(step, Window()).add(seconds)
-
-    def _odometry_at(self, stamp: int, camera: str) -> Pose | None:
-        """The robot's pose in the odometry's frame when the image was taken; None where there is none."""
-        with self._odometry_arrived:
-            if stamp < self._last_stamps_ns.get(camera, stamp):
-                # Time jumped back: the poses kept are of another drive.
-                self._odometry.clear()
-                self._last_stamps_ns.clear()
-            self._last_stamps_ns[camera] = stamp
-
-            def found() -> Pose | Missing | None:
-                pose = self._odometry.at(stamp)
-                return None if pose is Missing.NOT_YET and len(self._odometry) else pose
-
-            pose = self._odometry_arrived.wait_for(found, timeout=ODOMETRY_WAIT_S)
-        return pose if isinstance(pose, Pose) else None
 
     def _drop(self, tally: _Tally, reason: str) -> None:
         tally.drops.add(reason)
@@ -367,13 +375,15 @@ class LocalizerNode(VprNode[LocalizerParameters]):
             thumbnail = None if match.place_id is None else localizer.maps[match.camera].thumbnail(match.place_id)
             self._picture.publish(match_picture(image, thumbnail, match, camera_frame))
 
-    def _publish_transform(self, match: Match, odometry: Pose | None, map_frame: str) -> None:
+    def _keep_transform(self, match: Match, odometry: OdometryPose | None, map_frame: str) -> None:
         """Where the odometry's frame lies in the map, only when an accepted match and odometry say so together."""
         if self._broadcaster is None or not self.config.publish_tf or match.pose is None or odometry is None:
             return
-        pose = map_from_odom(match.pose, odometry)
-        self._broadcaster.send(pose, match.stamp_ns, map_frame, self._odometry_frame)
+        self._broadcaster.keep(map_from_odom(match.pose, odometry.pose), map_frame, odometry.frame_id)
         self._tally.transforms += 1
+        if self._odometry is None or odometry.start != self._odometry.start:
+            # It started over while the student looked at the image.
+            self._forget_transform()
 
 
 def _sizes(localizer: Localizer) -> str:

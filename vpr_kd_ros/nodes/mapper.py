@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -26,13 +26,15 @@ from visualization_msgs.msg import MarkerArray
 from vpr_kd_ros.decode import image_from_message, pose_from_message, stamp_ns
 from vpr_kd_ros.errors import ConfigError, DataError, VprError
 from vpr_kd_ros.geometry import Pose
-from vpr_kd_ros.map_lock import MapLock
+from vpr_kd_ros.map_files import claim_map, find_map
+from vpr_kd_ros.map_lock import MapLock, map_folder
 from vpr_kd_ros.mapper import Mapper, MapperConfig
 from vpr_kd_ros.nodes import base, cameras
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
 from vpr_kd_ros.nodes.device import free_device_memory
 from vpr_kd_ros.nodes.fixes import FixPoses
 from vpr_kd_ros.nodes.images import subscribe_images, why_no_image
+from vpr_kd_ros.nodes.map_saver import MapSaver
 from vpr_kd_ros.nodes.mapper_parameters import FIX, POSE_TYPES, TF, MapperParameters
 from vpr_kd_ros.nodes.markers import places_marker
 from vpr_kd_ros.nodes.pose_buffer import Missing, PoseBuffer
@@ -42,6 +44,7 @@ from vpr_kd_ros.nodes.topics import qos_profile
 from vpr_kd_ros.nodes.transforms import TransformPoses
 from vpr_kd_ros.place_map import PlaceMap
 from vpr_kd_ros.recording import TopicQos
+from vpr_kd_ros.stamps import NewestStamps
 from vpr_kd_ros.student import Student
 
 # Images that wait for a pose: a second at the rate of common cameras.
@@ -59,24 +62,26 @@ class _Waiting:
 
 @dataclass
 class _View:
-    """One camera: its map, the images that wait, and how many come; ``unsaved`` keyframes."""
+    """One camera: its map, the images that wait, and how many come."""
 
     topic: str
-    path: Path
     mapper: Mapper
+    saver: MapSaver
     waiting: deque[_Waiting] = field(default_factory=deque)
     images: Rate = field(default_factory=Rate)
-    unsaved: int = 0
 
 
 class MapperNode(VprNode[MapperParameters]):
     """Images wait until the poses on both sides of them are there; a thread of its own makes the places."""
+
+    live = ("save_on_exit",)
 
     def __init__(self) -> None:
         super().__init__("mapper", MapperParameters)
         self._views: dict[str, _View] = {}
         self._poses: PoseBuffer | TransformPoses = PoseBuffer()
         self._fixes = FixPoses()
+        self._image_stamps = NewestStamps()
         self._locks: list[MapLock] = []
         self._drops = Drops()
         self._pose_rate = Rate()
@@ -85,9 +90,9 @@ class MapperNode(VprNode[MapperParameters]):
         self._stopping = False
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._saving: threading.Thread | None = None
         self._entities: list[Any] = []
         self._marker_places = -1
-        self._save_lock = threading.Lock()
         self._markers = self.create_publisher(MarkerArray, "~/keyframes", qos_profile(TopicQos(True, True, 1)))
         self.create_service(Trigger, "~/save", self._on_save)
         self.create_service(SetBool, "~/pause", self._on_pause)
@@ -102,12 +107,13 @@ class MapperNode(VprNode[MapperParameters]):
             if not getattr(config, name):
                 raise ConfigError(f"parameter {name!r}: it is not given")
         topics = cameras.parse_cameras(config.cameras)
-        paths = cameras.map_folders(Path(config.map).expanduser(), topics)
+        # A link that is set to another map during the drive must not lead a save there.
+        folders = cameras.map_folders(Path(config.map).expanduser(), topics)
+        paths = {camera: map_folder(path) for camera, path in folders.items()}
         for path in paths.values():
-            path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._locks.append(MapLock(path))
+            self._locks.append(claim_map(path))
         self._fixes = FixPoses(config.nav_origin)
-        there = [path for path in paths.values() if path.exists()]
+        there = [path for path in paths.values() if find_map(path) is not None]
         if there and not config.append:
             raise ConfigError(f"parameter 'map': {there[0]} exists; set 'append' to add to it, or name another folder")
         if there and config.pose_source == FIX and not config.nav_origin:
@@ -125,9 +131,10 @@ class MapperNode(VprNode[MapperParameters]):
             max_views=config.max_views or None,
             view_radius_m=config.view_radius_m,
         )
+        maps = {camera: self._map_at(path, student) for camera, path in paths.items()}
         self._views = {
-            camera: _View(topics[camera], path, Mapper(student, self._map_at(path, student), mapper_config))
-            for camera, path in paths.items()
+            camera: _View(topics[camera], Mapper(student, place_map, mapper_config), MapSaver(place_map, paths[camera]))
+            for camera, place_map in maps.items()
         }
         self._keyframes = 0
         self.logger.info(f"session {session!r}: {self._places} places in {config.map} so far")
@@ -140,6 +147,7 @@ class MapperNode(VprNode[MapperParameters]):
         else:
             self._poses = PoseBuffer(max_gap_s=config.max_pose_gap_s)
         self._drops, self._pose_rate = Drops(), Rate()
+        self._image_stamps.clear()
         for view in self._views.values():
             view.waiting.clear()
             view.images = Rate()
@@ -156,7 +164,7 @@ class MapperNode(VprNode[MapperParameters]):
             self._entities.append(self.create_subscription(message_type, "pose", self._on_pose, qos))
 
     def deactivate(self) -> None:
-        """Unsubscribe, and finish the images whose poses are there."""
+        """Unsubscribe, and finish the images whose poses are there and the save that is under way."""
         for entity in self._entities:
             self.destroy_subscription(entity)
         self._entities = []
@@ -166,23 +174,54 @@ class MapperNode(VprNode[MapperParameters]):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
         if isinstance(self._poses, TransformPoses):
             self._poses.close()
             self._poses = PoseBuffer()
 
     def cleanup(self) -> None:
-        """Save what is not saved, where 'save_on_exit' says so, and free the student, the map and its lock."""
+        """Save what is not saved, where 'save_on_exit' says so, and free the student, the map and its lock.
+
+        Raises:
+            DataError: the map cannot be saved; then nothing is freed.
+        """
+        unsaved = self._unsaved
+        if unsaved and not self.config.save_on_exit:
+            self.logger.warning(f"{unsaved} keyframes are not saved ('save_on_exit' is off)")
+        elif unsaved:
+            try:
+                self._save([view for view in self._views.values() if view.saver.unsaved])
+            except DataError as error:
+                raise DataError(
+                    f"{error}; {unsaved} keyframes stay in memory: mend that and call ~/save, or set 'save_on_exit' to "
+                    f"false to lose them"
+                ) from error
+        self._free()
+
+    def rescue(self) -> None:
+        """Save maps that cannot be saved in their folders somewhere else, say where, and free everything."""
         try:
-            if self._unsaved:
-                if self.config.save_on_exit:
-                    self._save([view for view in self._views.values() if view.unsaved])
-                else:
-                    self.logger.warning(f"{self._unsaved} keyframes are not saved ('save_on_exit' is off)")
+            for view in self._views.values():
+                if view.saver.unsaved:
+                    self._rescue(view.saver)
         finally:
-            self._views = {}
-            while self._locks:
-                self._locks.pop().close()
-            free_device_memory()
+            self._free()
+
+    def _rescue(self, saver: MapSaver) -> None:
+        try:
+            folder = saver.rescue()
+        except DataError as error:
+            self.logger.error(f"{saver.path}: {saver.unsaved} keyframes are lost: {error}")
+        else:
+            self.logger.error(f"{saver.path}: could not be saved; the map is in {folder}, copy it from there")
+
+    def _free(self) -> None:
+        self._views = {}
+        while self._locks:
+            self._locks.pop().close()
+        free_device_memory()
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         """Counts and rates; a warning when images or poses do not come."""
@@ -199,6 +238,7 @@ class MapperNode(VprNode[MapperParameters]):
             "unsaved": self._unsaved,
             "map_places": self._places,
             "dropped": self._drops.total,
+            "dropped_most": self._drops.most_common(),
             "replaced": sum(view.mapper.replaced for view in self._views.values()),
             "session": ", ".join(dict.fromkeys(view.mapper.session for view in self._views.values())),
         }
@@ -219,8 +259,8 @@ class MapperNode(VprNode[MapperParameters]):
                 f"{self.count_publishers(topic)} publishers); remap with -r pose:=TOPIC, set 'pose_source'",
                 values,
             )
-        if self._drops.total:
-            return WARN, self._drops.most_common(), values
+        if recent := self._drops.recent():
+            return WARN, recent, values
         return OK, "mapping", values
 
     # --- callbacks ---------------------------------------------------------------------------------------------------
@@ -236,18 +276,23 @@ class MapperNode(VprNode[MapperParameters]):
             return
         with self._wake:
             if not poses.add(stamp_ns(message.header), pose):
-                for view in self._views.values():
-                    view.waiting.clear()
-                self.logger.warning("time jumped back; waiting images and older poses are forgotten")
+                self._forget_images()
             self._wake.notify()
+
+    def _forget_images(self) -> None:
+        """After a jump back in time: images from before it would find poses from after it."""
+        for view in self._views.values():
+            view.waiting.clear()
+        self._image_stamps.clear()
+        self._drop("time jumped back: waiting images and older poses")
 
     def _pose_of(self, message: Any) -> Pose:
         if self.config.pose_source == FIX:
-            known = self._fixes.origin is not None
+            known = self._fixes.origin
             try:
                 return self._fixes.pose(message)
             finally:
-                if not known and self._fixes.origin is not None:
+                if self._fixes.origin != known:
                     self.logger.info(
                         f"origin of the map: the first fix; for more drives: nav_origin {self._fixes.origin}"
                     )
@@ -260,11 +305,17 @@ class MapperNode(VprNode[MapperParameters]):
         view.images.tick()
         if self._paused:
             return
+        stamp = stamp_ns(message.header)
         with self._wake:
+            # An image may be the first to show that the clock was set back.
+            if self._image_stamps.jumped_back(stamp, view.topic):
+                self._poses.clear()
+                self._forget_images()
+            self._image_stamps.add(stamp, view.topic)
             if len(view.waiting) >= MAX_WAITING:
                 view.waiting.popleft()
-                self._drop("image: too many waited for their poses")
-            view.waiting.append(_Waiting(stamp_ns(message.header), message, time.monotonic()))
+                self._drop("image: too many waited" + (" while the map was saved" if self._is_saving else ""))
+            view.waiting.append(_Waiting(stamp, message, time.monotonic()))
             self._wake.notify()
 
     def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -308,7 +359,7 @@ class MapperNode(VprNode[MapperParameters]):
                         return
                     self._wake.wait(timeout=0.1)
                     continue
-            self._observe(*ready)
+            self._or_drop(self._observe, *ready)
 
     def _next_ready(self) -> tuple[_View, _Waiting, Pose] | None:
         """Take the oldest image of a camera that has a pose."""
@@ -330,14 +381,26 @@ class MapperNode(VprNode[MapperParameters]):
         return None
 
     def _observe(self, view: _View, waiting: _Waiting, pose: Pose) -> None:
+        place_id = view.mapper.observe(image_from_message(waiting.message), pose, waiting.stamp_ns)
+        if place_id is None:
+            return
+        self._keyframes += 1
+        view.saver.count_added()
+        if self.config.save_every and view.saver.unsaved >= self.config.save_every and not self._is_saving:
+            # Images would wait for the disk, and only so many can.
+            self._saving = threading.Thread(
+                target=self._or_drop, args=(self._save, [view]), name="mapper-save", daemon=True
+            )
+            self._saving.start()
+
+    @property
+    def _is_saving(self) -> bool:
+        return self._saving is not None and self._saving.is_alive()
+
+    def _or_drop(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something in a thread that nobody hears when it fails."""
         try:
-            place_id = view.mapper.observe(image_from_message(waiting.message), pose, waiting.stamp_ns)
-            if place_id is None:
-                return
-            self._keyframes += 1
-            view.unsaved += 1
-            if self.config.save_every and view.unsaved >= self.config.save_every:
-                self._save([view])
+            action(*arguments)
         except DataError as error:
             self._drop(str(error))
         except Exception:
@@ -350,16 +413,12 @@ class MapperNode(VprNode[MapperParameters]):
     def _save(self, views: Sequence[_View]) -> None:
         failed: list[str] = []
         for view in views:
-            # The services and the mapper's thread both save.
-            with self._save_lock:
-                unsaved = view.unsaved
-                try:
-                    view.mapper.place_map.save(view.path)
-                except DataError as error:
-                    failed.append(str(error))
-                    continue
-                view.unsaved -= unsaved
-            self.logger.info(f"{view.path}: {len(view.mapper.place_map)} places saved")
+            try:
+                view.saver.save()
+            except DataError as error:
+                failed.append(str(error))
+                continue
+            self.logger.info(f"{view.saver.path}: {len(view.mapper.place_map)} places saved")
         if failed:
             raise DataError("; ".join(failed))
 
@@ -369,12 +428,12 @@ class MapperNode(VprNode[MapperParameters]):
 
     @property
     def _unsaved(self) -> int:
-        return sum(view.unsaved for view in self._views.values())
+        return sum(view.saver.unsaved for view in self._views.values())
 
     def _map_at(self, path: Path, student: Student) -> PlaceMap:
         """The map that is there, to add to, or a new one."""
         fingerprint, frame = student.metadata.fingerprint, self.config.map_frame
-        if not path.exists():
+        if find_map(path) is None:
             return PlaceMap(student.metadata.descriptor_dim, fingerprint, frame)
         place_map = PlaceMap.load(path, fingerprint)
         if place_map.frame_id != frame:

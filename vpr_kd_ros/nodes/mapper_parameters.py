@@ -8,9 +8,7 @@ from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import NavSatFix
 
-from vpr_kd_ros.nodes import cameras
-from vpr_kd_ros.nodes.images import TRANSPORTS
-from vpr_kd_ros.nodes.students import StudentParameters
+from vpr_kd_ros.nodes.student_parameters import StudentParameters
 from vpr_kd_ros.parameters import parameter
 
 FIX, TF = "fix", "tf"
@@ -27,7 +25,6 @@ class MapperParameters(StudentParameters):
     """Parameters of the mapper."""
 
     map: str = parameter("", "folder of the place map to save")
-    cameras: tuple[str, ...] = parameter((), cameras.DESCRIPTION)
     append: bool = parameter(False, "add to the map that is there; otherwise a map that is there is an error")
     map_frame: str = parameter("map", "frame of the map; poses in another frame are dropped")
     session: str = parameter("", "name of this drive; empty: named by date and time")
@@ -53,4 +50,3 @@ class MapperParameters(StudentParameters):
     save_every: int = parameter(50, "save the map after so many new keyframes; 0: only when asked", low=0)
     save_on_exit: bool = parameter(True, "save the map when the node ends or is cleaned up")
     image_timeout_s: float = parameter(2.0, "warn when no image or no pose came for this long, seconds", low=0.1)
-    image_transport: str = parameter("raw", "raw, or compressed for TOPIC/compressed", choices=TRANSPORTS)

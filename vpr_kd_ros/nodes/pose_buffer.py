@@ -8,6 +8,7 @@ from enum import Enum
 import numpy as np
 
 from vpr_kd_ros.geometry import Pose, Trajectory
+from vpr_kd_ros.stamps import JUMP_NS
 
 
 class Missing(Enum):
@@ -37,8 +38,8 @@ class PoseBuffer:
         return len(self._stamps)
 
     def add(self, stamp_ns: int, pose: Pose) -> bool:
-        """Add a pose, in any order; False when time jumped back so far that all the others were forgotten."""
-        jumped = bool(self._stamps) and stamp_ns < self._stamps[-1] - self._keep_ns
+        """Add a pose; False when time jumped back with it, by more than ``JUMP_NS``, and the others were forgotten."""
+        jumped = bool(self._stamps) and stamp_ns < self._stamps[-1] - JUMP_NS
         if jumped:
             self.clear()
         place = bisect_left(self._stamps, stamp_ns)

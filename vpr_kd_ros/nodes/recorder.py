@@ -9,21 +9,20 @@ What is wrong with the topics (missing, silent, late, lost, stamped by another c
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rclpy.subscription import Subscription
 
 from vpr_kd_ros.bag_topics import TopicQos
 from vpr_kd_ros.decode import pose_from_message
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import ERROR, OK, WARN, VprNode
+from vpr_kd_ros.nodes.listening import Listener
 from vpr_kd_ros.nodes.recording_gate import Arrival, MovementGate
 from vpr_kd_ros.nodes.recording_parameters import RecorderParameters
 from vpr_kd_ros.nodes.recording_quality import MachineClock, Publishers, TopicQuality, qos_text
@@ -57,15 +56,19 @@ LOW_DISK_S = 300.0
 
 
 class Recorder(VprNode[RecorderParameters]):
-    """Subscribes to each topic when it appears, with the QoS that its publishers offer."""
+    """Subscribes to each topic when it appears, with the QoS that its publishers offer.
+
+    Each topic has a thread of its own, and what those change is changed and read under one lock.
+    """
 
     def __init__(self) -> None:
         super().__init__("recorder", RecorderParameters)
         self._writer: BagWriter | None = None
         self._timer: Any = None
         self._gate: MovementGate | None = None
-        self._gate_subscription: Subscription | None = None
-        self._subscriptions_by_topic: dict[str, Subscription] = {}
+        self._gate_listener: Listener | None = None
+        self._listeners: dict[str, Listener] = {}
+        self._lock = threading.Lock()
         self._recorded: dict[str, TopicQuality] = {}
         self._refused: dict[str, str] = {}
         self._without_time = 0
@@ -124,10 +127,9 @@ class Recorder(VprNode[RecorderParameters]):
         if self._timer is not None:
             self.destroy_timer(self._timer)
             self._timer = None
-        for subscription in (*self._subscriptions_by_topic.values(), self._gate_subscription):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self._subscriptions_by_topic, self._gate_subscription = {}, None
+        # Not under the lock, for which they may be waiting.
+        Listener.stop_all(filter(None, (*self._listeners.values(), self._gate_listener)))
+        self._listeners, self._gate_listener = {}, None
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -146,6 +148,10 @@ class Recorder(VprNode[RecorderParameters]):
         writer = self._writer
         if writer is None:
             return ERROR, "no bag is open", {}
+        with self._lock:
+            return self._diagnose(writer)
+
+    def _diagnose(self, writer: BagWriter) -> tuple[bytes, str, dict[str, Any]]:
         values: dict[str, Any] = {
             "bag": writer.path,
             "files": writer.file_count,
@@ -181,7 +187,8 @@ class Recorder(VprNode[RecorderParameters]):
             self.logger.warning(f"this machine's clock was set by {jump_s:+.3f} s; the times of the bag jump there")
         if now - self._last_report_s >= REPORT_S:
             self._last_report_s = now
-            self._report(writer, now)
+            with self._lock:
+                self._report(writer, now)
         if self.config.max_duration_s and now - self._started_s >= self.config.max_duration_s:
             self.logger.info(f"{self.config.max_duration_s:g} s recorded")
             self.request_stop()
@@ -200,7 +207,7 @@ class Recorder(VprNode[RecorderParameters]):
                 self._follow(topic, recorded, publishers)
             elif publishers.types and topic not in self._refused:
                 self._subscribe(topic, publishers)
-        if self._gate is not None and self._gate_subscription is None:
+        if self._gate is not None and self._gate_listener is None:
             self._subscribe_gate(self._gate)
 
     def _follow(self, topic: str, recorded: TopicQuality, publishers: Publishers) -> None:
@@ -211,9 +218,9 @@ class Recorder(VprNode[RecorderParameters]):
         least = publishers.least
         asks = recorded.qos
         if (asks.reliable and not least.reliable) or (asks.transient_local and not least.transient_local):
-            self.destroy_subscription(self._subscriptions_by_topic[topic])
+            self._listeners[topic].stop()
             recorded.qos = least
-            self._subscriptions_by_topic[topic] = self._create_subscription(topic, recorded.type_name, least)
+            self._listeners[topic] = self._listen(topic, recorded.type_name, least)
             self.logger.warning(f"{topic} is listened to as {qos_text(least)} from now on, for all of {publishers}")
 
     def _subscribe(self, topic: str, publishers: Publishers) -> None:
@@ -222,7 +229,7 @@ class Recorder(VprNode[RecorderParameters]):
         try:
             self._writer.declare_topic(topic, type_name, qos)
             self._recorded[topic] = TopicQuality(type_name, qos, publishers)
-            self._subscriptions_by_topic[topic] = self._create_subscription(topic, type_name, qos)
+            self._listeners[topic] = self._listen(topic, type_name, qos)
         except DataError as error:
             self._recorded.pop(topic, None)
             self._refused[topic] = str(error)
@@ -243,26 +250,32 @@ class Recorder(VprNode[RecorderParameters]):
 
         def on_pose(message: Any, info: dict[str, Any]) -> None:
             try:
-                gate.pose(self._arrival_ns(info), pose_from_message(message))
+                pose = pose_from_message(message)
+                with self._lock:
+                    gate.pose(self._arrival_ns(info), pose)
             except DataError as error:
                 self.logger.warning(f"{topic}: {error}", throttle_duration_sec=REPORT_S)
 
         profile = qos_profile(TopicQos(reliable=False), DEPTH)
-        self._gate_subscription = self.create_subscription(message_class(type_name), topic, on_pose, profile)
+        self._gate_listener = Listener(self, message_class(type_name), topic, on_pose, profile, informed=True)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
-    def _create_subscription(self, topic: str, type_name: str, qos: TopicQos) -> Subscription:
+    def _listen(self, topic: str, type_name: str, qos: TopicQos) -> Listener:
         message_type = message_class(type_name)
-        receive = partial(self._receive, topic, self._recorded[topic], has_header(message_type))
-        depth = BIG_DEPTH if type_name in BIG_TYPES else DEPTH
-        return self.create_subscription(message_type, topic, receive, qos_profile(qos, depth), raw=True)
+        recorded, stamped = self._recorded[topic], has_header(message_type)
+
+        def receive(serialized: bytes, info: dict[str, Any]) -> None:
+            with self._lock:
+                self._receive(topic, recorded, stamped, serialized, info)
+
+        profile = qos_profile(qos, BIG_DEPTH if type_name in BIG_TYPES else DEPTH)
+        return Listener(self, message_type, topic, receive, profile, serialized=True, informed=True)
 
     def _receive(
         self, topic: str, recorded: TopicQuality, stamped: bool, serialized: bytes, info: dict[str, Any]
     ) -> None:
-        if self._writer is None:
-            return
+        assert self._writer is not None
         now_ns = self._arrival_ns(info)
         if now_ns <= 0:
             self._without_time += 1
@@ -287,7 +300,8 @@ class Recorder(VprNode[RecorderParameters]):
     def _arrival_ns(self, info: dict[str, Any]) -> int:
         """When a message came, by the clock that the bag is on; 0 before a simulated clock ticks."""
         simulated = self.get_parameter("use_sim_time").value
-        return int(self.get_clock().now().nanoseconds if simulated else info["received_timestamp"])
+        # Humble's Cyclone DDS does not say when a message came.
+        return int(self.get_clock().now().nanoseconds if simulated else info["received_timestamp"] or time.time_ns())
 
     def _through_the_gate(self, message: Arrival) -> list[Arrival]:
         assert self._gate is not None
@@ -318,7 +332,7 @@ class Recorder(VprNode[RecorderParameters]):
         for topic, why in self._refused.items():
             yield f"{topic}: {why}"
         gate_topic = self.resolve_topic_name(self.config.gate_topic)
-        if self._gate is not None and self._gate_subscription is None and gate_topic not in self._refused:
+        if self._gate is not None and self._gate_listener is None and gate_topic not in self._refused:
             yield f"nobody publishes {gate_topic} ('gate_topic'); everything is recorded"
         for topic, recorded in self._recorded.items():
             yield from (f"{topic}: {problem}" for problem in recorded.problems(now))

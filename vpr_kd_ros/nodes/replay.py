@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,12 @@ from vpr_kd_ros.conversions import stamp_from_ns
 from vpr_kd_ros.errors import ConfigError, DataError, did_you_mean
 from vpr_kd_ros.nodes import base
 from vpr_kd_ros.nodes.base import OK, WARN, VprNode
+from vpr_kd_ros.nodes.replay_parameters import ReplayParameters
 from vpr_kd_ros.nodes.topics import message_class, qos_profile
-from vpr_kd_ros.parameters import parameter
 from vpr_kd_ros.playback import Bag
 
 CLOCK_PERIOD_S = 0.01
 SETTLE_S = 0.5
-
-
-@dataclass(frozen=True)
-class ReplayParameters:
-    """Parameters of the replay."""
-
-    bag: str = parameter("", "the bag: a rosbag2 folder or an .mcap file")
-    rate: float = parameter(1.0, "how many times faster than it was recorded", low=0.01, high=1000.0)
-    start_offset_s: float = parameter(0.0, "leave out this many seconds at the start", low=0.0)
-    loop: bool = parameter(False, "start again at the end; the clock jumps back then")
-    clock: bool = parameter(True, "publish /clock, for nodes with use_sim_time")
-    topics: tuple[str, ...] = parameter((), "topics to play, each NAME or NAME:=OTHER_NAME; empty: all of the bag")
-    wait_for_subscribers: tuple[str, ...] = parameter((), "topics that must have a subscriber before it starts")
 
 
 class Replay(VprNode[ReplayParameters]):

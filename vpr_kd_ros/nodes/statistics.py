@@ -83,15 +83,21 @@ class Drops:
 
     # Reasons may name values; a stream of bad messages must not fill the memory with them.
     MAX_REASONS = 20
+    # What happened longer ago is over, seconds; and so many are remembered for that at most.
+    RECENT_S = 10.0
+    MAX_RECENT = 1000
 
     def __init__(self) -> None:
         self._reasons: Counter[str] = Counter()
+        self._recent: deque[tuple[float, str]] = deque(maxlen=self.MAX_RECENT)
 
-    def add(self, reason: str) -> None:
-        """Count one; only the first line of the reason is kept."""
+    def add(self, reason: str, now_s: float | None = None) -> None:
+        """Count one, now or at the given time in seconds; only the first line of the reason is kept."""
         line = reason.splitlines()[0]
-        known = line in self._reasons or len(self._reasons) < self.MAX_REASONS
-        self._reasons[line if known else "other reasons"] += 1
+        if line not in self._reasons and len(self._reasons) >= self.MAX_REASONS:
+            line = "other reasons"
+        self._reasons[line] += 1
+        self._recent.append((time.monotonic() if now_s is None else now_s, line))
 
     @property
     def total(self) -> int:
@@ -100,4 +106,15 @@ class Drops:
 
     def most_common(self) -> str:
         """The most frequent reason and its count; empty where nothing was dropped."""
-        return "".join(f"{count} dropped: {reason}" for reason, count in self._reasons.most_common(1))
+        return _most_common(self._reasons, "dropped")
+
+    def recent(self, now_s: float | None = None) -> str:
+        """The same of the last ``RECENT_S`` seconds."""
+        since = (time.monotonic() if now_s is None else now_s) - self.RECENT_S
+        # A copy, because another thread may be adding.
+        reasons = Counter(reason for dropped_s, reason in self._recent.copy() if dropped_s >= since)
+        return _most_common(reasons, f"dropped in the last {self.RECENT_S:g} s")
+
+
+def _most_common(reasons: Counter[str], what: str) -> str:
+    return "".join(f"{count} {what}: {reason}" for reason, count in reasons.most_common(1))

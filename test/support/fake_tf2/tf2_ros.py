@@ -27,9 +27,17 @@ class TransformBroadcaster:
 class Buffer:
     def __init__(self, cache_time: Any) -> None:
         self.transforms: dict[int, TransformStamped] = {}
+        self._cache_ns = cache_time.nanoseconds
+
+    def set_transform(self, transform: TransformStamped, authority: str) -> None:
+        stamp = transform.header.stamp.sec * 10**9 + transform.header.stamp.nanosec
+        # As tf2 does, which only warns of it.
+        if stamp >= max(self.transforms, default=stamp) - self._cache_ns:
+            self.transforms[stamp] = transform
 
     def lookup_transform(self, target: str, source: str, time: Any) -> TransformStamped:
-        found = self.transforms.get(time.nanoseconds)
+        # 0 is the newest for tf2.
+        found = self.transforms.get(time.nanoseconds or max(self.transforms, default=0))
         if found is None or (found.header.frame_id, found.child_frame_id) != (target, source):
             raise TransformException(f"{target} <- {source} at {time.nanoseconds}")
         return found
@@ -47,5 +55,4 @@ class TransformListener:
         self._node.destroy_subscription(self._subscription)
 
     def _on_transform(self, message: TransformStamped) -> None:
-        stamp = message.header.stamp
-        self._buffer.transforms[stamp.sec * 10**9 + stamp.nanosec] = message
+        self._buffer.set_transform(message, "")
