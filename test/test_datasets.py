@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import cv2
@@ -117,6 +118,69 @@ def test_a_pickle_of_pointnetvlad_chooses_submaps_and_runs_no_code(tmp_path: Pat
     assert not Path("/tmp/vpr_kd_ros_evil").exists()
 
 
+def whole_download(path: Path) -> Path:
+    """A run as PointNetVLAD's download has it: submaps to test on, and half a metre beside them those to train on."""
+    folder = robotcar_folder(path)
+    (folder / "pointcloud_20m_10overlap").mkdir()
+    lines = ["timestamp,northing,easting"]
+    for i in range(9):
+        stamp = START_US + i * 500_000 + 7
+        lines.append(f"{stamp},{5_735_000 + 5 * i},620001.0")
+        np.random.default_rng(i).uniform(-1, 1, (4096, 3)).tofile(folder / "pointcloud_20m_10overlap" / f"{stamp}.bin")
+    (folder / "pointcloud_locations_20m_10overlap.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+TEST_TABLE, TRAINING_TABLE = "pointcloud_locations_20m.csv", "pointcloud_locations_20m_10overlap.csv"
+
+
+def test_of_two_lists_of_submaps_one_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = whole_download(tmp_path / "2014-05-19")
+    with pytest.raises(DataError, match=rf"give --locations {TEST_TABLE} .* or --locations {TRAINING_TABLE}"):
+        ingest_dataset("robotcar", folder, tmp_path / "out", DatasetConfig("oxford"))
+    arguments = ["ingest-dataset", "--format", "robotcar", str(folder), "--region", "oxford", "--locations"]
+    for table, east, count, clouds in (
+        (TEST_TABLE, 620000.5, 5, "pointcloud_20m/"),
+        (TRAINING_TABLE, 620001.0, 9, "pointcloud_20m_10overlap/"),
+    ):
+        words = [*arguments, table, "--time_tolerance_s", "1", "--out", str(tmp_path / table)]
+        assert main(words) == 0
+        session = Session(tmp_path / table / "2014-05-19")
+        assert session.positions[:, 0].tolist() == [east] * count
+        assert f"NOTICE the submaps are those of {table}, {count} in {clouds}" in capsys.readouterr().out
+    (folder / TRAINING_TABLE).unlink()
+    with pytest.raises(DataError, match=f"holds no {TRAINING_TABLE}, but {TEST_TABLE}"):
+        ingest_dataset("robotcar", folder, tmp_path / "out", DatasetConfig("oxford", locations=TRAINING_TABLE))
+    with pytest.raises(ConfigError, match=f"locations is 'pointcloud_20m'; known: {TEST_TABLE}"):
+        DatasetConfig("oxford", locations="pointcloud_20m")
+
+
+def test_a_pickle_names_the_list_that_its_submaps_are_in(tmp_path: Path) -> None:
+    folder = whole_download(tmp_path / "2014-05-19")
+    entries = {
+        "pointcloud_20m": [START_US + i * 1_000_000 for i in (1, 3)],
+        "pointcloud_20m_10overlap": [START_US + i * 500_000 + 7 for i in (2, 4, 6)],
+    }
+    for clouds, stamps in entries.items():
+        listed = {i: {"query": f"oxford/2014-05-19/{clouds}/{stamp}.bin"} for i, stamp in enumerate(stamps)}
+        (tmp_path / "list.pickle").write_bytes(pickle.dumps(listed))
+        config = DatasetConfig("oxford", submaps=str(tmp_path / "list.pickle"))
+        (written,) = ingest_dataset("robotcar", folder, tmp_path / clouds, config)
+        assert (written.keyframes, set(Session(written.path).positions[:, 0])) == (
+            len(stamps),
+            {620000.5 if clouds == "pointcloud_20m" else 620001.0},
+        )
+    (folder / TRAINING_TABLE).unlink()
+    with pytest.raises(DataError, match=f"lists submaps in pointcloud_20m_10overlap/, and {TRAINING_TABLE} is not"):
+        ingest_dataset("robotcar", folder, tmp_path / "out", config)
+    mixed = {i: {"query": f"oxford/2014-05-19/{clouds}/1.bin"} for i, clouds in enumerate(entries)}
+    (tmp_path / "list.pickle").write_bytes(pickle.dumps(mixed))
+    with pytest.raises(DataError, match="in pointcloud_20m and pointcloud_20m_10overlap; wants those of one folder"):
+        submaps_of(tmp_path / "list.pickle", "2014-05-19")
+    with pytest.raises(ConfigError, match="both submaps and locations are given"):
+        DatasetConfig("oxford", submaps="list.pickle", locations=TEST_TABLE)
+
+
 def test_areas_are_cut_out_of_a_run_with_a_margin_around_them(tmp_path: Path) -> None:
     """Submaps stand every 10 m along a street to the north: 0 to 90."""
     folder = robotcar_folder(tmp_path / "2014-05-19", 10)
@@ -132,6 +196,38 @@ def test_areas_are_cut_out_of_a_run_with_a_margin_around_them(tmp_path: Path) ->
     assert not (tmp_path / "out" / "nowhere").exists()
     with pytest.raises(ConfigError, match="wants x min, y min"):
         DatasetConfig("oxford", areas={"test": [1.0, 0.0, 0.0, 1.0]})
+
+
+def test_the_same_command_again_goes_on_after_what_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [robotcar_folder(tmp_path / name, 10) for name in ("run1", "run2", "run3", "run4")]
+    (runs[1] / TEST_TABLE).unlink()
+    areas = '{"test": [620000.0, 5735040.0, 620001.0, 5735055.0]}'
+    words = ["ingest-dataset", "--format", "robotcar", *map(str, runs), "--region", "oxford", "--areas", areas]
+    words += ["--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    told = capsys.readouterr()
+    assert "run2: FAILED, see the end" in told.out
+    assert "1 of 4 folders failed:" in told.err
+    assert f"{runs[1]}: holds neither" in told.err
+    sessions = sorted((tmp_path / "out").rglob("session.json"))
+    assert len(sessions) == 6  # of three runs, and their areas
+    before = {path: path.stat().st_mtime_ns for path in sessions}
+    # As after an interruption: one of the sessions of a run is there, the other is not.
+    shutil.rmtree(tmp_path / "out" / "test" / "run3-test")
+    (runs[1] / TEST_TABLE).write_text((runs[0] / TEST_TABLE).read_text())
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("left as it is") == 5
+    after = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("session.json"))}
+    again = tmp_path / "out" / "test" / "run3-test" / "session.json"
+    assert len(after) == 8
+    assert {path for path in sessions if after[path] != before[path]} == {again}
+    # Other settings, or another folder of the name, are not taken for the same.
+    assert main([*words, "--cloud_scale", "25"]) == 1
+    assert capsys.readouterr().err.count("was written with other settings; remove it, or give another --out") == 4
+    with pytest.raises(DataError, match="was written from another folder"):
+        ingest_dataset("robotcar", robotcar_folder(tmp_path / "more" / "run1"), tmp_path / "out", DatasetConfig("a"))
 
 
 @pytest.mark.parametrize(

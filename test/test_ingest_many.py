@@ -349,6 +349,72 @@ def test_jobs_are_planned_from_folders_and_options(fleet: Path, tmp_path: Path) 
         plan_jobs([fleet], config(name="one"), {})
 
 
+DAY_MS = 86_400_000
+
+
+def files_of_days(folder: Path, names: tuple[str, ...], apart_ms: int = DAY_MS) -> Path:
+    """A folder of MCAP files without metadata.yaml, each a drive of 1.2 s, the next so much later."""
+    folder.mkdir(parents=True)
+    for day, name in enumerate(names):
+        records = [later(record, day * apart_ms * MS) for record in drive(12)]
+        bag = bags.write_bag(folder.parent / f"recording-{name}", records)
+        shutil.move(bag / f"{bag.name}.mcap", folder / f"{name}.mcap")
+    return folder
+
+
+def later(record: Record, by_ns: int) -> Record:
+    topic, stamp, message = record
+    message.header.stamp.sec += by_ns // 10**9
+    return topic, stamp + by_ns, message
+
+
+def test_a_folder_of_single_files_is_a_bag_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drives = files_of_days(tmp_path / "drives", ("monday", "tuesday", "wednesday"))
+    jobs, notices = plan_jobs([drives], config(), {"monday": {"condition": "sun"}})
+    assert [job.path.name for job in jobs] == ["monday.mcap", "tuesday.mcap", "wednesday.mcap"]
+    assert [job.config.condition for job in jobs] == ["sun", "unknown", "unknown"]
+    assert not notices
+    with pytest.raises(DataError, match=r"drives: holds monday\.mcap, tuesday\.mcap, .*not the parts of one bag"):
+        ingest(drives, tmp_path / "out", config(), Progress())
+    assert main(["inspect", str(drives)]) == 0
+    assert capsys.readouterr().out.count("next:") == 3
+    assert main(["inspect", str(drives), "--html", str(tmp_path / "page.html")]) == 1
+    assert "--html is given for 3 bags" in capsys.readouterr().err
+    bags.write_bag(drives / "thursday", drive(12))
+    assert [path.name for path in find_bags(drives)][1:] == ["thursday", "tuesday.mcap", "wednesday.mcap"]
+
+
+@pytest.mark.parametrize(
+    ("names", "apart_ms", "one_bag"),
+    [
+        (("drive_0", "drive_1", "drive_2"), 2000, True),
+        (("drive_0", "drive_1", "drive_2"), DAY_MS, False),  # numbered, but days apart
+        (("robot_0", "robot_1"), 0, False),  # two robots at once
+        (("a_0", "b_1"), 2000, False),
+        (("drive_0", "notes"), 2000, False),
+        (("d_2024-05-03-10-00-00_0", "d_2024-05-03-10-00-01_1"), 2000, True),  # as ROS 1 splits
+        (("d_2024-05-03-10-00-00", "d_2024-05-03-10-00-01"), 2000, False),
+    ],
+)
+def test_files_are_one_bag_where_a_recorder_split_it(
+    names: tuple[str, ...], apart_ms: int, one_bag: bool, tmp_path: Path
+) -> None:
+    folder = files_of_days(tmp_path / "drives", names, apart_ms)
+    assert find_bags(folder) == ([folder] if one_bag else [folder / f"{name}.mcap" for name in names])
+    if one_bag:
+        assert ingest(folder, tmp_path / "out", config(), Progress())[0].keyframes == 12 * len(names)
+    # Beside others, its files are still those of one.
+    shutil.copytree(folder, tmp_path / "week" / "drives")
+    files_of_days(tmp_path / "week" / "more", ("x",))
+    assert (tmp_path / "week" / "drives" in find_bags(tmp_path / "week")) == one_bag
+
+
+def test_a_part_that_cannot_be_opened_costs_no_other(tmp_path: Path) -> None:
+    folder = files_of_days(tmp_path / "drives", ("drive_0", "drive_1"), 2000)
+    (folder / "drive_2.mcap").write_bytes(b"no bag at all" * 20)
+    assert [path.name for path in find_bags(folder)] == ["drive_0.mcap", "drive_1.mcap", "drive_2.mcap"]
+
+
 def test_progress_is_told_from_none_to_all(tmp_path: Path) -> None:
     bag = bags.write_bag(tmp_path / "drive", drive())
     told: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from support import bags
-from support.bags import START_NS, Record
+from support.bags import START_NS, Record, fix
 from support.ingested import ingest
 from training.ingest.bag import Bag
 from training.ingest.config import IngestConfig
 from training.ingest.inspect import inspect
+from training.ingest.many import plan_jobs
 from training.ingest.trajectory_files import read_trajectory
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
@@ -30,19 +32,6 @@ def images(count: int = 20) -> list[Record]:
     """Ten a second, the first 100 ms after the start."""
     stamps = [START_NS + (i + 1) * 100 * MS for i in range(count)]
     return [("/camera", stamp, bags.image(stamp, PICTURE)) for stamp in stamps]
-
-
-def fix(stamp_ns: int, latitude: float, longitude: float, altitude: float, status: int = 0) -> Any:
-    return bags.message(
-        "sensor_msgs/msg/NavSatFix",
-        header=bags.header(stamp_ns, "gps"),
-        status=bags.message("sensor_msgs/msg/NavSatStatus", status=status, service=1),
-        latitude=latitude,
-        longitude=longitude,
-        altitude=altitude,
-        position_covariance=np.zeros(9),
-        position_covariance_type=0,
-    )
 
 
 def radii(latitude_deg: float) -> tuple[float, float]:
@@ -135,6 +124,68 @@ def test_without_a_fix_there_is_no_pose_and_poses_are_preferred(tmp_path: Path) 
     assert named.info.topics["pose"] == "/gps"
     with Bag(path) as bag:
         assert "/gps, latitude 48.000000, longitude 11.000000" in inspect(bag)
+
+
+def test_drives_of_a_region_share_an_origin_or_are_refused(tmp_path: Path) -> None:
+    """Two drives whose first fixes are 60 m apart would both begin at (0, 0)."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    bags.write_bag(first, drive_of_fixes())
+    moved = [(topic, stamp, item) for topic, stamp, item in drive_of_fixes()]
+    for _, _, item in moved:
+        if item.__msgtype__.endswith("NavSatFix"):
+            item.latitude += 60.0 / 111_000
+    moved[0][2].status.status = -1  # not the first fix
+    bags.write_bag(second, moved)
+    odometry = [("/odom", START_NS + i * 100 * MS, bags.odometry(START_NS, 0, 0, 0)) for i in range(20)]
+    bags.write_bag(tmp_path / "third", sorted([*images(), *odometry], key=lambda r: r[1]))
+    (tmp_path / "fourth.mcap").write_bytes(b"no bag at all")
+    given = [first, second, tmp_path / "third", tmp_path / "fourth.mcap"]
+    with pytest.raises(ConfigError, match=r"first and .*second are of the region 'town'.*from different") as refusal:
+        plan_jobs(given, settings(), {})
+    named = re.search(r"--nav_origin '(\[.*?\])'", str(refusal.value))
+    assert named is not None
+    origin = [float(number) for number in named[1].strip("[]").split(",")]
+    assert origin == pytest.approx(HOME)
+    jobs, _ = plan_jobs(given, settings(nav_origin=origin), {})
+    begin = [Session(ingest(j.path, tmp_path / "out", j.config).session).positions[0, 1] for j in jobs[:2]]
+    assert begin[1] - begin[0] == pytest.approx(60.0, abs=0.5)
+    with pytest.raises(ConfigError, match=re.escape(f"second and {first} are of the region 'town'")):
+        plan_jobs(given, settings(), {"second": {"nav_origin": origin}})
+    # Regions that are not compared, and positions that are not written, may differ.
+    assert len(plan_jobs(given, settings(), {"second": {"region": "harbour"}})[0]) == 4
+    assert len(plan_jobs(given, settings(), {"second": {"labelled": False}})[0]) == 4
+
+
+def slow_fixes(hertz: int, late_ms: int = 0) -> list[Record]:
+    """To the north at 5 m/s."""
+    records = images()
+    for i in range(3 * hertz + 1):
+        stamp = START_NS + i * 1000 * MS // hertz + late_ms * MS
+        latitude, longitude = fixes_at(np.zeros(1), np.array([5.0 * i / hertz]))[0]
+        records.append(("/gps", stamp, fix(stamp, latitude, longitude, HOME[2])))
+    return sorted(records, key=lambda r: r[1])
+
+
+def test_a_slow_gps_is_told_with_the_gap_that_bridges_it(tmp_path: Path) -> None:
+    every_second = bags.write_bag(tmp_path / "slow", slow_fixes(1, 7))
+    with pytest.raises(DataError, match=r"poses come every 1\.000 s.* than 0\.5 s: give --max_pose_gap_s 1\.50"):
+        ingest(every_second, tmp_path / "out", settings())
+    session = Session(ingest(every_second, tmp_path / "out", settings(max_pose_gap_s=1.5)).session)
+    assert np.allclose(session.positions[:, 1], 5e-9 * (session.stamps_ns - START_NS - 7 * MS), atol=2e-3)
+    # Where some are lost, those who go on are told too.
+    uneven = bags.write_bag(tmp_path / "uneven", [r for r in slow_fixes(2) if r[1] != START_NS + 1000 * MS])
+    outcome = ingest(uneven, tmp_path / "out", settings())
+    assert outcome.info.drops["no pose"] > 3
+    assert any("give --max_pose_gap_s 0.75" in notice for notice in outcome.notices)
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "words"), [(60_000, r"begin 58\.000 s after the last"), (-60_000, r"end 57\.100 s before the first")]
+)
+def test_poses_of_another_time_are_told(late_ms: int, words: str, tmp_path: Path) -> None:
+    path = bags.write_bag(tmp_path / "drive", slow_fixes(5, late_ms))
+    with pytest.raises(DataError, match=f"20 images: no pose; the poses {words} image: their clocks disagree"):
+        ingest(path, tmp_path / "out", settings())
 
 
 def stamped(stamp_ns: int, parent: str, child: str, translation: tuple[float, float, float], yaw: float) -> Any:

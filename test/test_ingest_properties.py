@@ -154,6 +154,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     cut=st.none() | st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
 )
+@example(kind="mcap", cut=None, flips=[(0.9210994548808277, 1)])  # an index of messages far behind the end of the file
 def test_damaged_files_give_nothing_that_was_not_recorded(
     kind: str, cut: float | None, flips: list[tuple[float, int]], files: dict[str, bytes]
 ) -> None:

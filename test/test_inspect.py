@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support import bags
-from support.bags import START_NS, Record
+from support.bags import START_NS, Record, fix
 from training.__main__ import main
 from training.ingest.bag import Bag
 from training.ingest.inspect import inspect
@@ -169,3 +169,18 @@ def test_a_half_written_sqlite_bag_is_named(tmp_path: Path, capsys: pytest.Captu
     path = bags.write_bag(tmp_path / "drive", [], "sqlite3")
     assert main(["inspect", str(path)]) == 1
     assert "an sqlite3 bag with 0 messages: half-written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hertz", "wider"), [(1, "1.50"), (2, "0.75"), (5, None)])
+def test_a_slow_gps_is_bridged_by_the_command_that_follows(hertz: int, wider: str | None, tmp_path: Path) -> None:
+    drive = [r for r in records() if r[0] != "/odom"]
+    for i in range(3 * hertz + 1):
+        stamp = START_NS - 50 * MS + i * 1000 * MS // hertz
+        drive.append(("/fix", stamp, fix(stamp, 48.0 + 2e-4 * i / hertz, 11.0, 500.0)))
+    text = text_of(bags.write_bag(tmp_path / "drive", sorted(drive, key=lambda r: r[1])))
+    assert ("--max_pose_gap_s" in text.splitlines()[-1]) == (wider is not None)
+    if wider is not None:
+        assert f"--max_pose_gap_s {wider}" in text
+        assert f"/fix comes every {1 / hertz:.2f} s" in text
+    assert follow(text, tmp_path / "out") == 0
+    assert len(Session(tmp_path / "out" / "drive")) == 20

@@ -73,7 +73,7 @@ def records(camera: str = "/front/image_raw", **values: Any) -> list[bags.Record
     model, d = "plumb_bob", [-0.2, 0.03, 0.0, 0.0, 0.0]
     picture = seen_through(model, d)
     return [
-        ("/front/camera_info", START_NS, info(model, d, **values)),
+        ("/front/camera_info", START_NS, info(model, **{"d": d, **values})),
         *((camera, START_NS + i * 10**9, bags.image(START_NS + i * 10**9, picture)) for i in range(3)),
     ]
 
@@ -86,11 +86,33 @@ def test_ingest_rectifies_and_keeps_the_new_intrinsics(tmp_path: Path) -> None:
     assert outcome.info.calibration["rectified_intrinsics"] == K.tolist()
 
 
+def test_intrinsics_are_those_of_the_images_as_they_are_stored(tmp_path: Path) -> None:
+    """A marked pixel of the whole image is, seen through both matrices, in the same direction in the shrunk one."""
+    path = bags.write_bag(tmp_path / "drive", records())
+    config = IngestConfig(region="town", lidar_topic="none", rectify=True, max_image_side_px=70)
+    outcome = ingest(path, tmp_path / "out", config)
+    image = Session(outcome.session).image(0).astype(float)
+    assert image.shape == (52, 70, 3)  # of 120 rows, rounded down: the two factors differ
+    found = np.array(outcome.info.calibration["rectified_intrinsics"])
+    assert found == pytest.approx(np.diag([70 / 160, 52 / 120, 1.0]) @ K)
+    # Green is the column and red the row of the whole image: where a ray meets it, by the matrix of the whole one.
+    for column, row in ((20, 26), (35, 10), (50, 40)):
+        ray = np.linalg.inv(found) @ [column, row, 1.0]
+        expected = K @ ray
+        assert np.abs(image[row, column, [1, 0]] - expected[:2]).max() < 8  # JPEG takes some
+
+
 @pytest.mark.parametrize(
     ("values", "camera", "words"),
     [
         ({"k": np.zeros(9)}, "/front/image_raw", "not calibrated"),
         ({"distortion_model": "thin_prism"}, "/front/image_raw", "thin_prism"),
+        (
+            {"distortion_model": "equidistant", "d": np.array([0.1, 0.2])},
+            "/front/image_raw",
+            "d has 2 numbers, which are no equidistant distortion",
+        ),
+        ({"d": np.zeros(3)}, "/front/image_raw", "d has 3 numbers, which are no plumb_bob distortion"),
         ({}, "/rear/image_raw", "give --camera_info_topic /front/camera_info"),
         ({"height": 60}, "/front/image_raw", "160x120 pixels, but its CameraInfo is of 160x60"),
     ],

@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from support import bags
 from support.bags import START_NS, Record
 from support.ingested import ingest
+from training.ingest import keyframes
 from training.ingest.config import IngestConfig
-from training.ingest.submaps import thin
+from training.ingest.scan import Scan
+from training.ingest.select import select_keyframes
+from training.ingest.submaps import plan_submaps, thin
 from training.sessions import Session
 from vpr_kd_ros.errors import ConfigError, DataError
+from vpr_kd_ros.geometry import Trajectory
 
 MS = 1_000_000
 PICTURE = np.full((24, 32, 3), 99, dtype=np.uint8)
@@ -114,6 +119,46 @@ def test_a_robot_that_stands_adds_no_scans(tmp_path: Path) -> None:
     records = sorted([*stand, *odometry, *image], key=lambda r: r[1])
     cloud = session_of(tmp_path, records).cloud(0)
     assert sorted(cloud[:, 0].tolist()) == [1.0, 251.0]  # the first there, and the keyframe's own
+
+
+@pytest.mark.parametrize("noise_m", [0.0, 0.003, 0.02])
+def test_the_way_is_measured_and_not_the_noise_of_the_poses(noise_m: float) -> None:
+    """A minute at 1 m/s, a minute at a standstill, a minute on: poses at 100 Hz, images and scans at 10 Hz."""
+    seconds = np.arange(0, 180, 0.01)
+    way = np.where(seconds < 60, seconds, np.where(seconds < 120, 60, seconds - 60))
+    positions = np.stack([way, 0 * way, 0 * way], axis=1)
+    positions += np.random.default_rng(0).normal(0, noise_m, positions.shape)
+    trajectory = Trajectory((seconds * 1e9).astype(np.int64), positions, np.tile([0, 0, 0, 1.0], (len(way), 1)))
+    stamps = (np.arange(0.05, 179.9, 0.1) * 1e9).astype(np.int64)
+    both = {"camera": stamps, "lidar": stamps}
+    scan = Scan(stamps_ns=both, times_ns=both, trajectory=trajectory)
+    config = IngestConfig(region="town", submap_m=20.0)
+    selection = select_keyframes(scan, config)
+    submaps = plan_submaps(scan, selection, config)
+    assert submaps is not None
+    for place in (30.0, 60.0):
+        keyframe = int(np.argmin(np.abs(selection.positions[:, 0] - place)))
+        reached = np.interp(stamps[submaps.members[keyframe]] / 1e9, seconds, way)
+        assert (reached.min(), reached.max()) == pytest.approx((place - 20, place + 20), abs=1.2)
+        standing = np.isclose(reached, 60.0).sum()
+        assert standing <= 5  # of six hundred
+
+
+def test_a_scan_is_thinned_once_for_all_its_keyframes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    thinned: list[int] = []
+
+    def counted(points: NDArray[np.float32], voxel_m: float) -> NDArray[np.float32]:
+        thinned.append(len(points))
+        return thin(points, voxel_m)
+
+    monkeypatch.setattr(keyframes, "thin", counted)
+    dense = [
+        (topic, stamp, bags.cloud(stamp, np.ones((5000, 3), dtype=np.float32)) if topic == "/points" else item)
+        for topic, stamp, item in drive()
+    ]
+    session = session_of(tmp_path, dense)
+    assert thinned.count(5000) == 30  # each is in the clouds of about ten keyframes
+    assert all(len(session.cloud(k)) <= 11 for k in range(30))
 
 
 def test_thinning_keeps_one_point_of_each_voxel() -> None:

@@ -290,6 +290,8 @@ def _is_little(chunks: list[ChunkIndex]) -> bool:
 
 def _message_times(stream: BinaryIO, offset: int, channel_id: int, file_size: int) -> list[int] | None:
     """Log times of a channel's messages in a chunk, by the index at the offset; None where there is none to be read."""
+    if offset + _INDEX.size > file_size:
+        return None
     stream.seek(offset)
     head = stream.read(_INDEX.size)
     if len(head) < _INDEX.size:

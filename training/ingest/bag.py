@@ -24,12 +24,14 @@ from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
 from training.ingest import livox
+from training.ingest.splits import follow_on, numbered
 from vpr_kd_ros.bag_topics import TypeDefinition
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.mcap_file import McapFile
 from vpr_kd_ros.playback import natural_order
 
 SUFFIXES = (".mcap", ".db3", ".bag")
+METADATA = "metadata.yaml"
 _HALF_WRITTEN = (
     "half-written, its recorder was killed before it stored the messages, and nothing can be recovered; record to MCAP "
     "(ros2 bag record -s mcap), which survives this"
@@ -61,7 +63,11 @@ class _File(Protocol):
     @property
     def topics(self) -> Mapping[str, _FileTopic]: ...
     @property
+    def path(self) -> Path: ...
+    @property
     def start_ns(self) -> int | None: ...
+    @property
+    def end_ns(self) -> int | None: ...
 
     def messages(
         self,
@@ -81,7 +87,7 @@ class Bag:
         custom: what its recorder noted in ``metadata.yaml``, by name: above all how many messages it lost.
 
     Raises:
-        DataError: there is no bag, or nothing can be read of it.
+        DataError: there is no bag, nothing can be read of it, or its files are those of several bags.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -97,6 +103,7 @@ class Bag:
         self._stack = ExitStack()
         try:
             self._sources = self._open(metadata)
+            self._require_one_recording()
             self.topics = self._merge_topics()
         except BaseException:
             self._stack.close()
@@ -222,7 +229,7 @@ class Bag:
             raise DataError(f"{topic}: a message of {len(data)} bytes has no header: {error}") from error
 
     def _metadata(self) -> dict[str, Any]:
-        path = self.path / "metadata.yaml"
+        path = self.path / METADATA
         if not path.is_file():
             return {}
         try:
@@ -264,6 +271,16 @@ class Bag:
         if kinds == {".mcap"}:
             return [McapFile(path) for path in self.files]
         return [self._stack.enter_context(_RosbagsFile(path)) for path in self.files]
+
+    def _require_one_recording(self) -> None:
+        """Without metadata only names and times tell whether files in one folder are one bag that was split."""
+        if len(self.files) < 2 or (self.path / METADATA).is_file():
+            return
+        if not numbered(self.files) or not follow_on(self._sources):
+            raise DataError(
+                f"{self.path}: holds {', '.join(p.name for p in self.files)} and no metadata.yaml: they are not the "
+                "parts of one bag (NAME_0, NAME_1, ..., each from where the last one ends); name one of them"
+            )
 
     def _merge_topics(self) -> dict[str, Topic]:
         topics: dict[str, Topic] = {}
@@ -314,7 +331,10 @@ class _RosbagsFile:
         except Exception as error:  # rosbags lets errors of sqlite, zstd and struct through
             sqlite = f"; an empty or damaged sqlite3 bag: {_HALF_WRITTEN}" if path.suffix == ".db3" else ""
             raise DataError(f"{path}: not a readable bag: {error}{sqlite}{_beside([path])}") from error
-        self.start_ns: int | None = self._reader.start_time
+        # Of a bag without messages, rosbags says that it ends before it begins.
+        empty = self._reader.start_time > self._reader.end_time
+        self.start_ns: int | None = None if empty else self._reader.start_time
+        self.end_ns: int | None = None if empty else self._reader.end_time
         self.topics = {
             name: _RosbagsTopic(info.msgtype or "", "ros1" if ros1 else "cdr", info.msgcount, _definition(info))
             for name, info in self._reader.topics.items()
@@ -346,9 +366,22 @@ class _RosbagsFile:
             raise DataError(f"{self.path}: damaged: {error}; record to MCAP, of which the rest can be read") from error
 
 
-def holds_messages(folder: Path) -> bool:
-    """Whether the folder is a bag: whether files with messages are in it."""
-    return bool(_storage_files(folder))
+def bags_in(folder: Path) -> list[Path]:
+    """The bags that the files in a folder are: the folder itself, each of its files, or none where it has no such file.
+
+    Without ``metadata.yaml``, several files are one bag only where they are named and follow on each other as parts.
+    """
+    files = sorted(_storage_files(folder), key=natural_order)
+    packed = any(file.suffix == ".zstd" for file in files)  # of which the folder as a bag says what to do
+    if len(files) < 2 or packed or (folder / METADATA).is_file():
+        return [folder] if files else []
+    if not numbered(files):
+        return files
+    try:
+        with Bag(folder):
+            return [folder]
+    except DataError:  # apart in time, or one cannot be opened: each says for itself what is wrong with it
+        return files
 
 
 def _storage_files(folder: Path) -> list[Path]:

@@ -14,6 +14,9 @@ from training.ingest.areas import Areas
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.geometry import Pose
 
+SUBMAP_TABLES = ("pointcloud_locations_20m.csv", "pointcloud_locations_20m_10overlap.csv")
+"""PointNetVLAD's lists of the submaps of a run: those of its evaluation, 20 m apart, and of its training, 10 m."""
+
 
 @dataclass(frozen=True)
 class DatasetConfig:
@@ -24,6 +27,7 @@ class DatasetConfig:
         time_tolerance_s: largest distance in time between an image and its submap.
         cloud_scale: metres in a unit of the submaps; PointNetVLAD's are scaled to -1 .. 1, each by itself.
         submaps: RobotCar: a pickle of PointNetVLAD; only the submaps that it lists become keyframes.
+        locations: RobotCar: which of ``SUBMAP_TABLES`` is read, where a run has both and there is no pickle.
         max_image_side_px: shrink images whose longer side is longer.
         keyframe_distance_m: Boreas: a keyframe wherever the car is this far from the last one.
         areas, area_margin_m: what is cut out of each drive, see ``training.ingest.areas``.
@@ -37,6 +41,7 @@ class DatasetConfig:
     time_tolerance_s: float = 0.1
     cloud_scale: float = 1.0
     submaps: str | None = None
+    locations: str | None = None
     max_image_side_px: int | None = None
     keyframe_distance_m: float = 1.0
     areas: dict[str, list[float]] | None = None
@@ -52,6 +57,10 @@ class DatasetConfig:
             raise ConfigError("cloud_scale and keyframe_distance_m must be positive, time_tolerance_s not negative")
         if self.max_image_side_px is not None and self.max_image_side_px < 16:
             raise ConfigError(f"max_image_side_px is {self.max_image_side_px}; it must be 16 or more")
+        if self.locations is not None and self.locations not in SUBMAP_TABLES:
+            raise ConfigError(f"locations is {self.locations!r}; known: {', '.join(SUBMAP_TABLES)}")
+        if self.locations is not None and self.submaps is not None:
+            raise ConfigError("both submaps and locations are given; the pickle names the folder, give one")
         _ = self.cut  # says what is wrong with the areas
 
 

@@ -6,12 +6,14 @@ Only text, images and raw numbers are read, and PointNetVLAD's pickles as ``trai
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,25 +22,24 @@ from tqdm import tqdm
 
 from training.ingest.areas import ELSEWHERE
 from training.ingest.boreas import boreas
-from training.ingest.dataset_frames import DatasetConfig, Found, Frame
+from training.ingest.dataset_frames import SUBMAP_TABLES, DatasetConfig, Found, Frame
 from training.ingest.keyframes import shrink
 from training.ingest.select import nearest
-from training.ingest.submap_lists import submaps_of
-from training.sessions import SessionInfo, SessionWriter
+from training.ingest.submap_lists import ListedSubmaps, submaps_of
+from training.sessions import Session, SessionInfo, SessionWriter
 from vpr_kd_ros.decode import image_from_message
 from vpr_kd_ros.errors import ConfigError, DataError
 from vpr_kd_ros.geodesy import course
 from vpr_kd_ros.geometry import Floats, Ints, Pose
 
 IMAGES = (".jpg", ".jpeg", ".png")
-SUBMAP_FILES = ("pointcloud_locations_20m_10overlap.csv", "pointcloud_locations_20m.csv")
 CAMERA = Path("stereo") / "centre"
 MICROSECOND_NS = 1000
 
 
 @dataclass(frozen=True)
 class Written:
-    """A session that came of a folder: where it is, its number of keyframes, and what the owner should know."""
+    """A session of a folder: where it is, its number of keyframes, and what the owner should know."""
 
     path: Path
     keyframes: int
@@ -48,9 +49,11 @@ class Written:
 def ingest_dataset(kind: str, folder: str | Path, out: str | Path, config: DatasetConfig) -> list[Written]:
     """Write the folder as the session ``out/NAME``, named as the folder, and one more for each area it comes into.
 
+    A session that is there already, of the same folder with the same settings, is left as it is.
+
     Raises:
         ConfigError: there is no such kind of data set.
-        DataError: the folder is not of the kind, nothing in it can be read, or a session exists.
+        DataError: the folder is not of the kind, nothing in it can be read, or another session has the name.
     """
     if kind not in FORMATS:
         raise ConfigError(f"format {kind!r}; known: {', '.join(FORMATS)}")
@@ -59,19 +62,34 @@ def ingest_dataset(kind: str, folder: str | Path, out: str | Path, config: Datas
         raise DataError(f"{folder}: there is no such folder")
     found = FORMATS[kind](folder, config)
     positions = np.array([frame.pose.position for frame in found.frames]).reshape(-1, 3)
+    # As JSON gives it back, so that it compares with what a session holds.
+    source = json.loads(json.dumps({"dataset": kind, "folder": str(folder), "settings": asdict(config)}))
     written = []
     for part in config.cut.parts(folder.name, config.region):
         inside = config.cut.inside(part, positions)
         if inside.any():
             frames = [frame for frame, kept in zip(found.frames, inside, strict=True) if kept]
             drops = found.drops + Counter({ELSEWHERE: int((~inside).sum())})
-            info = SessionInfo(
-                part.name, part.region, config.condition, "utm", [{"dataset": kind, "folder": str(folder)}]
-            )
-            written.append(_write(Path(out) / part.folder, info, replace(found, frames=frames, drops=drops), config))
+            path, info = Path(out) / part.folder, SessionInfo(part.name, part.region, config.condition, "utm", [source])
+            if path.exists():
+                written.append(_left_alone(path, source))
+            else:
+                written.append(_write(path, info, replace(found, frames=frames, drops=drops), config))
     if not written:
         raise DataError(f"{folder}: no keyframe could be read: {dict(found.drops)}")
     return written
+
+
+def _left_alone(path: Path, source: dict[str, Any]) -> Written:
+    """The session at the path, if it came of the same folder with the same settings."""
+    session = Session(path)
+    known: dict[str, Any] = session.info.sources[0] if len(session.info.sources) == 1 else {}
+    if known != source:
+        same_folder = all(known.get(key) == source[key] for key in ("dataset", "folder"))
+        what = "with other settings" if same_folder else "from another folder"
+        raise DataError(f"{path}: a session of this name was written {what}; remove it, or give another --out")
+    notice = "written before from the same folder with the same settings; left as it is"
+    return Written(path, len(session), [notice])
 
 
 def _write(path: Path, info: SessionInfo, found: Found, config: DatasetConfig) -> Written:
@@ -128,9 +146,8 @@ def _utm_images(folder: Path, config: DatasetConfig) -> Found:
 
 def _robotcar(folder: Path, config: DatasetConfig) -> Found:
     """A run: PointNetVLAD's csv and submaps, and RobotCar's stereo/centre images, named by microseconds."""
-    table = next((folder / name for name in SUBMAP_FILES if (folder / name).is_file()), None)
-    if table is None:
-        raise DataError(f"{folder}: holds neither {' nor '.join(SUBMAP_FILES)}")
+    chosen_submaps = None if config.submaps is None else submaps_of(Path(config.submaps), folder.name)
+    table = _table(folder, config, chosen_submaps)
     stamps, positions = _locations(table)
     clouds = folder / table.stem.replace("pointcloud_locations", "pointcloud")
     pictures = {int(p.stem): p for p in (folder / CAMERA).glob("*") if p.suffix in IMAGES and p.stem.isdigit()}
@@ -141,8 +158,8 @@ def _robotcar(folder: Path, config: DatasetConfig) -> Found:
     offsets_ms = (chosen - stamps) / 1e3
     near = np.abs(offsets_ms) <= config.time_tolerance_s * 1e3
     listed = np.ones(len(stamps), dtype=bool)
-    if config.submaps is not None:
-        listed = np.isin(stamps, list(submaps_of(Path(config.submaps), folder.name)))
+    if chosen_submaps is not None:
+        listed = np.isin(stamps, list(chosen_submaps.stamps))
     frames = [
         Frame(
             int(chosen[i]) * MICROSECOND_NS,
@@ -156,10 +173,34 @@ def _robotcar(folder: Path, config: DatasetConfig) -> Found:
     drops = Counter(
         {"no image near the submap in time": int((listed & ~near).sum()), "not in the list": int((~listed).sum())}
     )
-    notices = ["headings are the direction of travel from submap to submap"]
+    notices = [
+        f"the submaps are those of {table.name}, {len(stamps)} in {clouds.name}/",
+        "headings are the direction of travel from submap to submap",
+    ]
     if config.cloud_scale == 1.0:
         notices.append("submaps are taken as metres; those scaled to -1 .. 1 want --cloud_scale")
     return Found(frames, +drops, notices, offsets_ms.round(3).tolist())
+
+
+def _table(folder: Path, config: DatasetConfig, chosen: ListedSubmaps | None) -> Path:
+    """The csv of the submaps: of the folder that the pickle names, the one asked for, or the only one."""
+    if chosen is not None:
+        named = chosen.folder.replace("pointcloud", "pointcloud_locations", 1) + ".csv"
+        if not (folder / named).is_file():
+            raise DataError(f"{folder}: {config.submaps} lists submaps in {chosen.folder}/, and {named} is not there")
+        return folder / named
+    there = [name for name in SUBMAP_TABLES if (folder / name).is_file()]
+    if config.locations is not None and config.locations not in there:
+        raise DataError(f"{folder}: holds no {config.locations}" + (f", but {there[0]}" if there else ""))
+    wanted = there if config.locations is None else [config.locations]
+    if not wanted:
+        raise DataError(f"{folder}: holds neither {' nor '.join(SUBMAP_TABLES)}")
+    if len(wanted) > 1:
+        raise DataError(
+            f"{folder}: holds {' and '.join(there)}: give --locations {there[0]} (20 m apart, PointNetVLAD tests on "
+            f"them) or --locations {there[1]} (10 m, it trains on them), or a pickle that lists some, --submaps"
+        )
+    return folder / wanted[0]
 
 
 FORMATS: dict[str, Callable[[Path, DatasetConfig], Found]] = {

@@ -14,12 +14,12 @@ from training.ingest.areas import Part
 from training.ingest.bag import Bag
 from training.ingest.config import AUTO, IngestConfig
 from training.ingest.frames import Extrinsic, find_extrinsic
-from training.ingest.keyframes import Fault, KeyframeReader
+from training.ingest.keyframes import Fault, KeyframeReader, shrunk_size
 from training.ingest.progress import Progress
 from training.ingest.provenance import Provenance
 from training.ingest.rectify import Rectifier, find_rectifier
 from training.ingest.scan import Scan, scan
-from training.ingest.select import Selection, select_keyframes
+from training.ingest.select import GAPS, NO_POSE, Selection, gap_to_bridge_s, select_keyframes
 from training.ingest.submaps import plan_submaps
 from training.ingest.topics import Roles, choose_topics
 from training.sessions import Session, SessionInfo, SessionWriter
@@ -64,8 +64,7 @@ def ingest(path: str | Path, output: str | Path, config: IngestConfig, progress:
     with Bag(path) as bag:
         roles = choose_topics(bag.topics, config)
         provenance = Provenance(bag, config)
-        region = bag.path.resolve().parent.name if config.region == AUTO else config.region
-        parts = config.cut.parts(config.name or session_name(bag.path), region)
+        parts = config.cut.parts(config.name or session_name(bag.path), region_of(bag.path, config))
         # What is there already must not be overwritten; where the drive never came into an area, nothing is.
         folders = {Path(output) / part.folder: part for part in parts}
         outcomes = {folder: _left_alone(folder, provenance) for folder in folders if folder.exists()}
@@ -111,7 +110,7 @@ class _Ingestion:
     def select(self) -> Selection:
         selection = select_keyframes(self.scan, self.config)
         if len(selection) == 0:
-            raise DataError(f"{self.bag.path}: no keyframe is left: {why_none(selection, self.config)}")
+            raise DataError(f"{self.bag.path}: no keyframe is left: {why_none(self.scan, selection, self.config)}")
         if self.config.areas and self.scan.trajectory is None:
             raise DataError(
                 f"{self.bag.path}: areas are given, and the bag has no poses: only poses tell what is inside"
@@ -149,7 +148,8 @@ class _Ingestion:
                     pose = Pose(selection.positions[i], selection.quaternions[i]) if self.labelled else None
                     cloud_stamp_ns = int(selection.cloud_stamps_ns[i])
                     writer.add(int(selection.stamps_ns[i]), keyframe.image, keyframe.cloud, cloud_stamp_ns, pose)
-            notices = [*self.bag.notices, *self.scan.notices, *self._about_poses(), *reader.notices]
+            about_poses = [*self._about_poses(), *about_gaps(self.scan, selection, config)]
+            notices = [*self.bag.notices, *self.scan.notices, *about_poses, *reader.notices]
             if len(writer) == 0:
                 raise DataError(f"{self.bag.path}: no keyframe could be read: {'; '.join(notices)}")
             writer.info = replace(writer.info, sources=[{**source, "notices": notices}])
@@ -157,7 +157,7 @@ class _Ingestion:
             return Outcome(folder, True, writer.info, len(writer), notices)
 
     def _info(self, part: Part) -> SessionInfo:
-        extrinsic, rectifier = self.extrinsic, self.rectifier
+        extrinsic = self.extrinsic
         return SessionInfo(
             name=part.name,
             region=part.region,
@@ -166,10 +166,17 @@ class _Ingestion:
             topics=self.roles.filled(),
             calibration={
                 **({} if extrinsic is None else extrinsic.to_dict()),
-                **({} if rectifier is None else {"rectified_intrinsics": rectifier.intrinsics.tolist()}),
+                **({} if self.rectifier is None else {"rectified_intrinsics": self._intrinsics(self.rectifier)}),
                 **self.scan.calibration,
             },
         )
+
+    def _intrinsics(self, rectifier: Rectifier) -> list[list[float]]:
+        """Of the images as they are stored: rectified, then shrunk."""
+        height, width = rectifier.map_x.shape
+        size = shrunk_size(width, height, self.config.max_image_side_px)
+        rows: list[list[float]] = rectifier.intrinsics_at(*size).tolist()
+        return rows
 
     def _about_poses(self) -> list[str]:
         topic = self.roles.pose
@@ -201,9 +208,15 @@ def session_name(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def why_none(selection: Selection, config: IngestConfig) -> str:
+def region_of(path: Path, config: IngestConfig) -> str:
+    """Region of a bag's session: as configured, or the name of the folder that the bag is in."""
+    return path.resolve().parent.name if config.region == AUTO else config.region
+
+
+def why_none(scan: Scan, selection: Selection, config: IngestConfig) -> str:
     """What to mend where no image became a keyframe."""
     lines = [f"{count} images: {reason}" for reason, count in selection.drops.items()]
+    lines += about_gaps(scan, selection, config)
     if len(selection.offsets_ms):
         nearest_s = abs(selection.offsets_ms).min() / 1e3
         if nearest_s > config.time_tolerance_s:
@@ -212,6 +225,24 @@ def why_none(selection: Selection, config: IngestConfig) -> str:
                 "sensors' clocks agree, give a larger --time_tolerance_s"
             )
     return "; ".join(lines) or "the camera topic has no image"
+
+
+def about_gaps(scan: Scan, selection: Selection, config: IngestConfig) -> list[str]:
+    """Why images have no pose, where the pace of the poses or their clock explains it, and the mend."""
+    if scan.trajectory is None or not selection.drops[NO_POSE]:
+        return []
+    poses, images = scan.trajectory.stamps_ns, scan.stamps_ns["camera"]
+    late_s, early_s = (poses[0] - images.max()) / 1e9, (images.min() - poses[-1]) / 1e9
+    if max(late_s, early_s) > 0:
+        where = f"begin {late_s:.3f} s after the last" if late_s > 0 else f"end {early_s:.3f} s before the first"
+        return [f"the poses {where} image: their clocks disagree, or the poses are of another drive"]
+    needed_s = gap_to_bridge_s(poses)
+    if needed_s <= config.max_pose_gap_s:
+        return []
+    return [
+        f"poses come every {needed_s / GAPS:.3f} s, and none is interpolated across more than "
+        f"{config.max_pose_gap_s} s: give --max_pose_gap_s {needed_s:.2f}"
+    ]
 
 
 def _left_alone(folder: Path, provenance: Provenance) -> Outcome:

@@ -15,7 +15,7 @@ from training.ingest.config import IngestConfig
 from training.ingest.frames import BASE, Edge, find_chain, find_extrinsic, stamped_transforms, transforms_of
 from training.ingest.poses import TF_TYPE
 from training.ingest.report import histogram
-from training.ingest.select import nearest
+from training.ingest.select import GAPS, gap_to_bridge_s, nearest
 from training.ingest.topics import FIX_TYPE, TYPES, candidates
 from vpr_kd_ros.decode import cloud_from_message, image_from_message, pose_from_message
 from vpr_kd_ros.errors import DataError
@@ -182,6 +182,8 @@ def _advice(
     else:
         options += _extrinsic_options(chosen, seen, transforms, lines)
     options += _pose_options(chosen["pose"], transforms, lines)
+    if chosen["pose"] is not None:
+        options += _gap_options(chosen["pose"].name, seen[chosen["pose"].name], lines)
     if len(offsets_ms) and float(np.median(np.abs(offsets_ms))) > 1000.0:
         lines.append("images and clouds are seconds apart: the clocks disagree, or the sensors ran at other times")
     elif chosen["lidar"] is not None:
@@ -224,6 +226,15 @@ def _extrinsic_options(
         lines.append(str(error))
         return ["--base_from_lidar", "[X, Y, Z, ROLL, PITCH, YAW]"]
     return []
+
+
+def _gap_options(topic: str, poses: _Seen, lines: list[str]) -> list[str]:
+    """A wider gap for poses so seldom, as a GPS of 1 Hz, that none would be interpolated with the usual one."""
+    needed_s = gap_to_bridge_s(poses.sorted_stamps())
+    if needed_s <= IngestConfig(region="-").max_pose_gap_s:
+        return []
+    lines.append(f"{topic} comes every {needed_s / GAPS:.2f} s: between its poses straight lines are taken")
+    return ["--max_pose_gap_s", f"{needed_s:.2f}"]
 
 
 def _tolerance_options(lidar: _Seen) -> list[str]:

@@ -185,6 +185,8 @@ class KeyframeReader:
         else:
             if len(points):
                 points = self.extrinsic.apply(points)
+                if self.submaps is not None:  # once, and not for each of the keyframes that it is placed in
+                    points = thin(points, self.submaps.voxel_m)
                 for keyframe, entry in entries.items():
                     self._add_part(entry, points, message, keyframe)
                 return
@@ -197,7 +199,7 @@ class KeyframeReader:
         if self.submaps is None:
             entry.parts = [points]
             return
-        entry.parts.append(thin(self.submaps.place(points, message, keyframe), self.submaps.voxel_m))
+        entry.parts.append(self.submaps.place(points, message, keyframe))
         # Joined from time to time, or the scans of a stretch would be held once for each of its keyframes.
         if len(entry.parts) == PARTS:
             entry.parts = [thin(np.concatenate(entry.parts), self.submaps.voxel_m)]
@@ -227,8 +229,15 @@ def _found_by(times: Ints, wanted: dict[int, list[int]]) -> dict[tuple[int, int]
 def shrink(image: NDArray[np.uint8], max_side_px: int | None) -> NDArray[np.uint8]:
     """Return the image, its longer side at most ``max_side_px`` long (None: as it is), by averaging areas."""
     height, width = image.shape[:2]
-    if max_side_px is None or max(height, width) <= max_side_px:
+    size = shrunk_size(width, height, max_side_px)
+    if size == (width, height):
         return image
-    scale = max_side_px / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def shrunk_size(width: int, height: int, max_side_px: int | None) -> tuple[int, int]:
+    """Width and height in pixels to which ``shrink`` brings an image."""
+    if max_side_px is None or max(height, width) <= max_side_px:
+        return width, height
+    scale = max_side_px / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -15,9 +15,10 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from training.ingest.bag import holds_messages
+from training.ingest.bag import bags_in
 from training.ingest.config import IngestConfig
 from training.ingest.ingest import STAGES, Outcome, ingest, session_name
+from training.ingest.origins import require_shared_origins
 from training.ingest.progress import SharedProgress
 from vpr_kd_ros.errors import ConfigError, DataError, VprError, did_you_mean
 
@@ -53,7 +54,8 @@ def plan_jobs(
         The jobs, and what the owner should know.
 
     Raises:
-        ConfigError: an option is not known or out of its range, or two bags would be sessions of one name.
+        ConfigError: an option is not known or out of its range, two bags would be sessions of one name, or the fixes
+            of a region would be counted from different origins.
         DataError: a folder holds no bag.
     """
     known = {field.name for field in fields(IngestConfig)}
@@ -82,18 +84,21 @@ def plan_jobs(
             )
         names[name] = path
         jobs.append(job)
+    require_shared_origins([(job.path, job.config) for job in jobs])
     return jobs, [f"per_bag names {name!r}, which is none of the bags given" for name in sorted(unused)]
 
 
 def find_bags(path: Path) -> list[Path]:
-    """The bag at the path, or, where it is a folder of bags, those in it, sorted by name.
+    """The bag at the path, or, where it is a folder of bags, those in it and in its folders, sorted by name.
+
+    A bag is a folder of rosbag2, or a file; files in one folder are one bag where its recorder split it.
 
     Raises:
         DataError: it is a folder without a bag.
     """
-    if not path.is_dir() or holds_messages(path):
+    if not path.is_dir() or (here := bags_in(path)) == [path]:
         return [path]
-    inside = sorted(folder for folder in path.iterdir() if folder.is_dir() and holds_messages(folder))
+    inside = sorted([*here, *(bag for folder in path.iterdir() if folder.is_dir() for bag in bags_in(folder))])
     if not inside:
         raise DataError(f"{path}: neither a bag nor a folder of bags: it holds no .mcap, .db3 or .bag file")
     return inside

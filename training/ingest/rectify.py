@@ -37,7 +37,7 @@ class Rectifier:
         """Of a ``sensor_msgs/CameraInfo``: K, D, R and P mean what image_proc takes them for.
 
         Raises:
-            DataError: the camera is not calibrated, or its distortion model is unknown.
+            DataError: the camera is not calibrated, its distortion model is unknown, or d is not of it.
         """
         raw, turned, projection = (_field(info, name, shape) for name, shape in _SHAPES.items())
         distortion = np.asarray(getattr(info, "d", getattr(info, "D", ())), dtype=np.float64)
@@ -47,13 +47,21 @@ class Rectifier:
         new = projection[:, :3] if projection[0, 0] > 0 else raw
         turned = turned if turned.any() else np.eye(3)
         size = (width, height)
-        if model in FISHEYE:
-            maps = cv2.fisheye.initUndistortRectifyMap(raw, distortion[:4], turned, new, size, cv2.CV_32FC1)
-        elif model in PINHOLE or (model == "" and not distortion.any()):
-            maps = cv2.initUndistortRectifyMap(raw, distortion, turned, new, size, cv2.CV_32FC1)
-        else:
-            known = ", ".join((*PINHOLE, *FISHEYE))
-            raise DataError(f"CameraInfo: distortion_model {model!r}; known: {known}; ingest with --rectify false")
+        known = (*PINHOLE, *FISHEYE)
+        if model not in known and (model or distortion.any()):
+            raise DataError(
+                f"CameraInfo: distortion_model {model!r}; known: {', '.join(known)}; ingest with --rectify false"
+            )
+        try:
+            if model in FISHEYE:
+                maps = cv2.fisheye.initUndistortRectifyMap(raw, distortion[:4], turned, new, size, cv2.CV_32FC1)
+            else:
+                maps = cv2.initUndistortRectifyMap(raw, distortion, turned, new, size, cv2.CV_32FC1)
+        except cv2.error as error:
+            raise DataError(
+                f"CameraInfo: d has {len(distortion)} numbers, which are no {model} distortion; ingest with --rectify "
+                "false"
+            ) from error
         map_x, map_y = (np.asarray(part, dtype=np.float32) for part in maps)
         return cls(map_x, map_y, np.asarray(new, dtype=np.float64), model)
 
@@ -67,6 +75,11 @@ class Rectifier:
             (height, width), (rows, columns) = image.shape[:2], self.map_x.shape
             raise DataError(f"image: {width}x{height} pixels, but its CameraInfo is of {columns}x{rows}")
         return np.asarray(cv2.remap(image, self.map_x, self.map_y, cv2.INTER_LINEAR), dtype=np.uint8)
+
+    def intrinsics_at(self, width: int, height: int) -> Floats:
+        """The intrinsics of the rectified image when it was shrunk to a size in pixels, (3, 3)."""
+        rows, columns = self.map_x.shape
+        return np.asarray(self.intrinsics * np.array([[width / columns], [height / rows], [1.0]]), dtype=np.float64)
 
 
 _SHAPES = {"k": (3, 3), "r": (3, 3), "p": (3, 4)}

@@ -17,6 +17,8 @@ from vpr_kd_ros.geometry import Floats, Ints, yaw_from_quaternion
 NO_POSE = "no pose"
 NO_CLOUD = "no cloud in tolerance"
 NEAR_LAST = "near the last keyframe"
+GAPS = 1.5
+"""A hole that must be bridged to use poses that come at an even pace, in times of that pace: some are late."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ def select_keyframes(scan: Scan, config: IngestConfig) -> Selection:
         drops=+drops,
         offsets_ms=offsets_ms,
     )
+
+
+def gap_to_bridge_s(stamps: Ints) -> float:
+    """The ``max_pose_gap_s`` with which nothing is lost between poses at the sorted ``stamps`` but where some miss."""
+    return GAPS * float(np.median(np.diff(stamps))) / 1e9 if len(stamps) > 1 else 0.0
 
 
 def nearest(times: Ints, stamps: Ints) -> Ints:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,8 +29,16 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, and only plain values and numbers are read")
 
 
-def submaps_of(path: Path, run: str) -> set[int]:
-    """The submaps of a run that a pickle lists: microseconds, as their files are named.
+@dataclass(frozen=True)
+class ListedSubmaps:
+    """ListedSubmaps of a run: the name of their folder, and microseconds, as their files are named."""
+
+    folder: str
+    stamps: frozenset[int]
+
+
+def submaps_of(path: Path, run: str) -> ListedSubmaps:
+    """The submaps of a run that a pickle lists.
 
     Args:
         path: ``oxford_evaluation_database.pickle``, ``oxford_evaluation_query.pickle`` (a list with a dict for each
@@ -38,7 +47,8 @@ def submaps_of(path: Path, run: str) -> set[int]:
         run: name of the run's folder.
 
     Raises:
-        DataError: not such a file, it holds something other than plain values, or it lists no submap of the run.
+        DataError: not such a file, it holds something other than plain values, or it lists no submap of the run, or
+            such of several folders.
     """
     try:
         with path.open("rb") as stream:
@@ -47,10 +57,13 @@ def submaps_of(path: Path, run: str) -> set[int]:
         raise DataError(f"{path}: not a readable pickle of PointNetVLAD: {error}") from error
     tables = whole if isinstance(whole, list) else [whole]
     files = [PurePosixPath(name) for table in tables for name in _names(path, table)]
-    found = {int(file.stem) for file in files if run in file.parts and file.stem.isdigit()}
+    found = [file for file in files if run in file.parts and file.stem.isdigit()]
     if not found:
         raise DataError(f"{path}: lists {len(files)} submaps, none of the run {run}")
-    return found
+    folders = sorted({file.parent.name for file in found})
+    if len(folders) > 1:
+        raise DataError(f"{path}: lists submaps of {run} in {' and '.join(folders)}; wants those of one folder")
+    return ListedSubmaps(folders[0], frozenset(int(file.stem) for file in found))
 
 
 def _names(path: Path, table: Any) -> Iterable[str]:

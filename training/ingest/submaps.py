@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from vpr_kd_ros.geometry import Floats, Ints
 
 SCAN_STEP_M = 0.1
 """Scans nearer to one another on the way add nothing; a robot that stands would add thousands."""
+WAY_STEP_M = 0.5
+"""The way is measured from place to place at least this far apart: the noise of the poses in between is no way."""
 _REACH = 1 << 20  # voxels on either side of the origin that fit into 21 bits
 
 
@@ -76,8 +79,15 @@ def thin(points: NDArray[np.float32], voxel_m: float) -> NDArray[np.float32]:
 
 
 def _travelled(positions: Floats) -> Floats:
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    return np.concatenate([[0.0], np.cumsum(steps)])
+    """Metres along the drive at each position (N, 3): those between places so far apart, and straight on from there."""
+    at: list[float] = []
+    start, way = positions[0].tolist(), 0.0
+    for place in positions.tolist():
+        beyond = math.dist(place, start)
+        at.append(way + beyond)
+        if beyond >= WAY_STEP_M:
+            start, way = place, way + beyond
+    return np.array(at)
 
 
 def _interpolated(times: Ints, stamps: Ints, values: Floats) -> Floats:
