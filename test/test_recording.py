@@ -498,6 +498,13 @@ def test_without_metadata_the_folder_still_plays(tmp_path: Path) -> None:
     assert (bag.start_ns, bag.end_ns) == (START_NS, START_NS + 29 * 10**8)
 
 
+def test_a_folder_of_several_bags_is_not_played_as_one(tmp_path: Path) -> None:
+    for name in ("monday", "tuesday"):
+        (tmp_path / f"{name}.mcap").write_bytes(b"")
+    with pytest.raises(DataError, match=r"monday\.mcap, tuesday\.mcap and no metadata\.yaml.* name one of them"):
+        Bag(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from vpr_kd_ros.bag_splits import numbered
 from vpr_kd_ros.bag_topics import TopicQos
 from vpr_kd_ros.errors import DataError, MissingDependencyError
 
@@ -124,6 +125,12 @@ def _storage_files(path: Path) -> list[Path]:
         if missing:
             raise DataError(f"{metadata}: names files that are not there: {', '.join(missing)}")
         files = named
+    elif len(files) > 1 and not numbered(files):
+        names = ", ".join(file.name for file in files)
+        raise DataError(
+            f"{path}: holds {names} and no metadata.yaml: they are not the parts of one bag (NAME_0, NAME_1, ...); "
+            "name one of them"
+        )
     if not files:
         raise DataError(f"{path}: a folder without metadata.yaml and without .mcap files is not a bag")
     return files

@@ -24,7 +24,7 @@ from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
 from training.ingest import livox
-from training.ingest.splits import follow_on, numbered
+from vpr_kd_ros.bag_splits import follow_on, numbered
 from vpr_kd_ros.bag_topics import TypeDefinition
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.mcap_file import McapFile
