@@ -107,10 +107,10 @@ class Suite:
         start = keys.pop("start", "")
         if start not in starts:
             raise ConfigError(f"suite {self.name}: start {start!r} of {row}: wants student or teacher")
-        variant = "".join(f"-{key}-{value}" for key, value in column.options.items())
+        variant = "".join(f" {key} {value}" for key, value in column.options.items())
         # Rows of other names but the same training, such as an ablation's, share the cell of the first.
         method = next(name for name, keys in self.methods.items() if keys == self.methods[row])
-        name = f"{_slug(column.student)}{_slug(variant)}--{_slug(method)}"
+        name = f"{_slug(column.student + variant)}--{_slug(method)}"
         config = self._config(name, {**keys, "seed": seed})
         if config.method.name == "none" and config.placing.precision == 0:
             return Cell(f"alone/{name}/seed-{seed}", config, "", starts[start])
