@@ -137,7 +137,7 @@ def test_what_cannot_be_compiled_is_refused(sessions: tuple[list[Session], list[
         teach(replace(TEACHER, compile=True), *sessions, tmp_path / "clouds")
     with pytest.raises(ConfigError, match="reads feature maps"):
         compiled(build_model(SHORT.model.name, SHORT.model.options), True, torch.device("cpu"))
-    two_tasks = replace(SHORT, task=replace(SHORT.task, labels_weight=0.1), compile=True)
+    two_tasks = replace(SHORT, method=MethodConfig(), task=replace(SHORT.task, labels_weight=0.1), compile=True)
     with pytest.raises(ConfigError, match="reads feature maps"):
         teach(two_tasks, *sessions, tmp_path / "maps")
 

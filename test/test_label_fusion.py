@@ -219,7 +219,8 @@ def test_what_a_second_task_lacks_is_named(drives: Drives, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="labels_weight must not be below 0"):
         TaskConfig(labels_weight=-0.1)
     train, validation = (
-        [loop_session(tmp_path / part, part, part, 24, 0, semantics=True)] for part in ("train", "validation")
+        [loop_session(tmp_path / part / str(i), f"{part}-{i}", part, 24, i, semantics=True) for i in range(2)]
+        for part in ("train", "validation")
     )
     cloud = replace(TWO_TASKS, model=ModelConfig("minkloc++3d", {"descriptor_dim": 16, "sparse_backend": "torch"}))
     with pytest.raises(ConfigError, match="makes no feature maps of an image"):
