@@ -10,30 +10,22 @@ import pytest
 import torch
 
 from support.sessions import loop_session
-from support.training_runs import STUDENT, metrics
+from support.training_runs import STUDENT, Drives, labelled_drives, metrics
 from training.data.dataset import Keyframes
 from training.engine.config import MethodConfig, ModelConfig
 from training.engine.jobs import distill, teach
 from training.engine.runs import Run
 from training.export import export_student
 from training.models import build_model
-from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.preprocess import Preprocess
 
 SEG = replace(STUDENT, model=ModelConfig("structvpr-seg"), height=32, width=32, steps=4, validate_every=4)
-Drives = tuple[list[Session], list[Session]]
 
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory: pytest.TempPathFactory) -> Drives:
-    root = tmp_path_factory.mktemp("drives")
-    for part in ("train", "validation"):
-        for seed, name in enumerate(("sun", "night")):
-            loop_session(
-                root / part / name, f"{part}-{name}", part, 24, seed, condition=name, clouds=False, semantics=True
-            )
-    return load_sessions([root / "train"]), load_sessions([root / "validation"])
+    return labelled_drives(tmp_path_factory.mktemp("drives"))
 
 
 @pytest.fixture(scope="module")

@@ -11,28 +11,20 @@ import torch
 from torch.nn import functional as F
 
 from support.sessions import loop_session
-from support.training_runs import STUDENT, metrics
+from support.training_runs import STUDENT, Drives, labelled_drives, metrics
 from training.engine.config import ModelConfig, TaskConfig
 from training.engine.jobs import teach
 from training.engine.runs import Run, load_run
 from training.models import build_model
 from training.models.label_fusion import ConcatFeature, ConcatInput, LabelDecoder
-from training.sessions import Session, load_sessions
 from vpr_kd_ros.errors import ConfigError, DataError
 
 TWO_TASKS = replace(STUDENT, task=replace(STUDENT.task, labels_weight=0.1), steps=4, validate_every=2)
-Drives = tuple[list[Session], list[Session]]
 
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory: pytest.TempPathFactory) -> Drives:
-    root = tmp_path_factory.mktemp("drives")
-    for part in ("train", "validation"):
-        for seed, name in enumerate(("sun", "night")):
-            loop_session(
-                root / part / name, f"{part}-{name}", part, 24, seed, condition=name, clouds=False, semantics=True
-            )
-    return load_sessions([root / "train"]), load_sessions([root / "validation"])
+    return labelled_drives(tmp_path_factory.mktemp("drives"))
 
 
 # --- models -------------------------------------------------------------------------------------------------------
@@ -81,7 +73,7 @@ def test_descriptors_side_by_side_are_as_far_apart_as_the_branches_on_average() 
     images, labels = torch.randn(4, 3, 64, 96), torch.randint(0, 6, (4, 64, 96))
     whole, rgb, seg = (
         torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist") ** 2
-        for x in (model(images, labels=labels), model.rgb(images), model.seg(None, labels=labels))
+        for x in (model(images, labels=labels), model.branch(images), model.seg(None, labels=labels))
     )
     torch.testing.assert_close(whole, (rgb + seg) / 2, rtol=1e-3, atol=1e-6)
 

@@ -12,6 +12,10 @@ from training.data.augment import CloudAugmentation, ImageAugmentation
 from training.data.pairing import Pairing
 from training.data.samplers import BatchConfig
 from training.engine.config import ModelConfig, TaskConfig, TrainConfig
+from training.sessions import Session, load_sessions
+
+Drives = tuple[list[Session], list[Session]]
+"""Sessions to train on, and to validate on."""
 
 STUDENT = TrainConfig(
     model=ModelConfig("small-resnet-gem", {"descriptor_dim": 16, "widths": [8, 16], "output_norm": "batchnorm"}),
@@ -46,6 +50,16 @@ def write_drives(root: Path) -> Path:
                 condition=name,
             )  # fmt: skip
     return root
+
+
+def labelled_drives(root: Path) -> Drives:
+    """Two drives with semantic labels and without clouds, to train on and to validate on."""
+    for part in ("train", "validation"):
+        for seed, name in enumerate(("sun", "night")):
+            loop_session(
+                root / part / name, f"{part}-{name}", part, 24, seed, condition=name, clouds=False, semantics=True
+            )
+    return load_sessions([root / "train"]), load_sessions([root / "validation"])
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

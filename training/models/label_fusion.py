@@ -17,7 +17,32 @@ from training.models.voxels import VoxelBatch
 from vpr_kd_ros.errors import DataError
 
 
-class ConcatInput(EmbeddingModel):
+class ImageAndLabels(EmbeddingModel):
+    """What the two fusions share: both inputs, and StructVPR's rgb-branch, whose maps are the network's."""
+
+    uses_images = True
+    uses_labels = True
+
+    def __init__(self, pooling: str, pretrained: bool | str) -> None:
+        super().__init__()
+        self.branch = StructVPR(pooling, pretrained)
+        self.descriptor_dim = self.branch.descriptor_dim
+
+    def map_layers(self) -> list[nn.Module]:
+        return self.branch.map_layers()
+
+    def describe(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B, 3, H, W) and labels (B, H, W) to descriptors (B, C) of length one."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
+        """See ``describe``; ``voxels`` are ignored."""
+        if images is None or labels is None:
+            raise DataError("this model needs images and semantic labels, and the batch has not both")
+        return self.describe(images, labels)
+
+
+class ConcatInput(ImageAndLabels):
     """Image and semantic labels: StructVPR's Concat-input, the encoded labels as further channels of the image; 448-d.
 
     The first convolution reads nine channels instead of three, and the rest is the rgb-branch: 1,813,440 parameters.
@@ -27,34 +52,21 @@ class ConcatInput(EmbeddingModel):
         class_weights: see ``StructVPRSeg``.
     """
 
-    uses_images = True
-    uses_labels = True
-
     def __init__(
-        self,
-        pooling: str = "max",
-        pretrained: bool | str = False,
-        class_weights: Sequence[float] = CLASS_WEIGHTS,
+        self, pooling: str = "max", pretrained: bool | str = False, class_weights: Sequence[float] = CLASS_WEIGHTS
     ) -> None:
-        super().__init__()
+        super().__init__(pooling, pretrained)
         self.encode = LabelEncoding(class_weights)
-        self.branch = StructVPR(pooling, pretrained)
-        self.descriptor_dim = self.branch.descriptor_dim
         first = self.branch.get_submodule("features.0.0.0")
         assert isinstance(first, nn.Conv2d)
         self.branch.set_submodule("features.0.0.0", _with_more_inputs(first, len(class_weights)))
 
-    def map_layers(self) -> list[nn.Module]:
-        return self.branch.map_layers()
-
-    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images (B, 3, H, W) and labels (B, H, W) to descriptors (B, 448) of length one; ``voxels`` are ignored."""
-        images, labels = _both(images, labels)
+    def describe(self, images: Tensor, labels: Tensor) -> Tensor:
         descriptors: Tensor = self.branch(torch.cat([images, self.encode(labels)], dim=1))
         return descriptors
 
 
-class ConcatFeature(EmbeddingModel):
+class ConcatFeature(ImageAndLabels):
     """Image and semantic labels: StructVPR's Concat-feat, the descriptors of its two branches side by side; 928-d.
 
     The whole is of length one, so that squared distances are the mean of the branches'. The supplement adds "the two
@@ -66,31 +78,17 @@ class ConcatFeature(EmbeddingModel):
         class_weights: see ``StructVPRSeg``.
     """
 
-    uses_images = True
-    uses_labels = True
-
     def __init__(
-        self,
-        pooling: str = "max",
-        pretrained: bool | str = False,
-        class_weights: Sequence[float] = CLASS_WEIGHTS,
+        self, pooling: str = "max", pretrained: bool | str = False, class_weights: Sequence[float] = CLASS_WEIGHTS
     ) -> None:
-        super().__init__()
-        self.rgb = StructVPR(pooling, pretrained)
+        super().__init__(pooling, pretrained)
         self.seg = StructVPRSeg(class_weights, pooling)
-        self.descriptor_dim = self.rgb.descriptor_dim + self.seg.descriptor_dim
-        self.parts = {
-            "image": slice(0, self.rgb.descriptor_dim),
-            "labels": slice(self.rgb.descriptor_dim, self.descriptor_dim),
-        }
+        image_dim = self.branch.descriptor_dim
+        self.descriptor_dim = image_dim + self.seg.descriptor_dim
+        self.parts = {"image": slice(0, image_dim), "labels": slice(image_dim, self.descriptor_dim)}
 
-    def map_layers(self) -> list[nn.Module]:
-        return self.rgb.map_layers()
-
-    def forward(self, images: Tensor | None, voxels: VoxelBatch | None = None, labels: Tensor | None = None) -> Tensor:
-        """Images (B, 3, H, W) and labels (B, H, W) to descriptors (B, 928) of length one; ``voxels`` are ignored."""
-        images, labels = _both(images, labels)
-        return F.normalize(torch.cat([self.rgb(images), self.seg(None, labels=labels)], dim=1), dim=1)
+    def describe(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.normalize(torch.cat([self.branch(images), self.seg(None, labels=labels)], dim=1), dim=1)
 
 
 class LabelDecoder(nn.Module):
@@ -155,9 +153,3 @@ def _with_more_inputs(convolution: nn.Conv2d, more: int) -> nn.Conv2d:
     with torch.no_grad():
         wider.weight[:, : convolution.in_channels] = convolution.weight
     return wider
-
-
-def _both(images: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    if images is None or labels is None:
-        raise DataError("this model needs images and semantic labels, and the batch has not both")
-    return images, labels
