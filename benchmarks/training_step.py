@@ -107,7 +107,7 @@ class Loop:
         student = answers(self._learning.learner, self._student, seen, self._preprocess, CPU, maps=False)
         live = self._teaching.live
         taught = None if live is None else live.answers(frames, CPU, False)
-        terms = loss_terms(batch, student, taught, self._train, self._task, self._teaching, self._config, 0.5, {})
+        terms = loss_terms(batch, student, taught, self._train, self._task, self._teaching, self._config, 0.5)
         self._learning.update(terms)
         self.images += len(batch.indices)
 

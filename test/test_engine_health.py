@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning.fabric
 import numpy as np
 import pytest
 import torch
@@ -20,12 +21,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from support.contexts import maps_of, prepared
 from support.training_runs import STUDENT, TEACHER, metrics, write_drives
-from training.distillation import METHODS
+from training.distillation import METHODS, build_method
 from training.engine import fit, processes
 from training.engine.batches import Batch, loss_terms
 from training.engine.config import MethodConfig, ModelConfig, TaskConfig, TrainConfig, to_dict
 from training.engine.jobs import distill, teach
-from training.engine.learning import Learning, compiled
+from training.engine.learning import Learning
 from training.engine.processes import run_processes
 from training.engine.runs import load_run
 from training.engine.task import TripletTask
@@ -135,8 +136,9 @@ def test_a_machine_without_a_compiler_trains_and_says_so(
 def test_what_cannot_be_compiled_is_refused(sessions: tuple[list[Session], list[Session]], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this network reads clouds"):
         teach(replace(TEACHER, compile=True), *sessions, tmp_path / "clouds")
+    fabric, model = lightning.fabric.Fabric(accelerator="cpu"), build_model(SHORT.model.name, SHORT.model.options)
     with pytest.raises(ConfigError, match="reads feature maps"):
-        compiled(build_model(SHORT.model.name, SHORT.model.options), True, torch.device("cpu"))
+        Learning(fabric, model, build_method("afd", {}), replace(SHORT, compile=True))
     two_tasks = replace(SHORT, method=MethodConfig(), task=replace(SHORT.task, labels_weight=0.1), compile=True)
     with pytest.raises(ConfigError, match="reads feature maps"):
         teach(two_tasks, *sessions, tmp_path / "maps")
@@ -279,7 +281,7 @@ def test_no_odd_batch_spoils_the_weights(normalise: bool, batch_all: float) -> N
                             rows = learning.learner(torch.arange(6))
                             terms = loss_terms(
                                 Batch(np.arange(6), 5), Answers(rows, maps_of(rows)), teacher,
-                                Places(positions), TripletTask(task), teaching, config, step / 2, {},  # type: ignore[arg-type]
+                                Places(positions), TripletTask(task), teaching, config, step / 2,  # type: ignore[arg-type]
                             )  # fmt: skip
                             learning.update(terms)
                             where = f"{name}, {change.__name__} of {changed}, places at {positions}, step {step}"
@@ -298,7 +300,7 @@ def test_a_diverged_training_says_so_and_keeps_no_broken_weights(
             return super().__call__(descriptors, *others) * (torch.nan if len(calls) > 3 else 1.0)
 
     calls: list[int] = []
-    monkeypatch.setattr(fit, "task_loss", Broken)
+    monkeypatch.setattr(fit, "task_loss", lambda config, parts: Broken(config))
     config = replace(STUDENT, steps=30, validate_every=3)
     with pytest.raises(ConfigError, match=r"loss is nan at step 6; lower learning_rate"):
         teach(config, *sessions, tmp_path / "run")

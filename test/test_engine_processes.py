@@ -85,7 +85,7 @@ def terms_and_gradients(
     live = Answers(of_parts, maps_of(of_parts)).gathered(rows) if method.needs_maps else None
     assert learning.method is not None
     teaching = Teaching(learning.method, taught.numpy())
-    terms = loss_terms(batch, student, live, train, TripletTask(config.task), teaching, config, 0.0, {})
+    terms = loss_terms(batch, student, live, train, TripletTask(config.task), teaching, config, 0.0)
     learning.update(terms)
     gradients = {f"gradient/{k}": v.grad.clone() for k, v in model.named_parameters() if v.grad is not None}
     adaptor = {f"adaptor/{k}": v.grad.clone() for k, v in method.named_parameters() if v.grad is not None}

@@ -182,7 +182,7 @@ def test_parts_of_a_descriptor_have_the_same_loss_by_themselves() -> None:
     descriptors, positive, negative = batch(5, channels=7)
     config = TaskConfig(weight=0.5, parts={"cloud": 0.25, "image": 2.0})
     parts = {"cloud": slice(0, 3), "image": slice(3, 7), "unused": slice(0, 1)}
-    found = task_loss(config).terms(descriptors, parts, positive, negative, 0.5)
+    found = task_loss(config, parts).terms(descriptors, positive, negative, 0.5)
     alone = task_loss(TaskConfig())
     expected = {
         "task": 0.5 * alone(descriptors, positive, negative, 0.5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from training.engine.runs import load_run, trained_on
 from training.evaluation.protocol import evaluate, evaluate_queries
 from training.evaluation.results import Evaluation, Protocol
 from training.models import EmbeddingModel
-from training.sessions import Session, load_sessions
+from training.sessions import load_sessions
 from vpr_kd_ros.errors import ConfigError
 from vpr_kd_ros.preprocess import Preprocess
 
@@ -69,12 +68,14 @@ def run(args: jsonargparse.Namespace) -> None:
             f"{args.model} with {model.network.descriptor_dim}: their descriptors cannot be compared"
         )
     databases, queries = load_sessions(args.sessions or args.databases), load_sessions(args.queries)
-    rows = of_databases(databases)
+    keyframes = Keyframes(databases, of_databases.preprocess)
+    rows = of_databases(keyframes)
     if queries:
-        result = evaluate_queries(databases, queries, rows, model(queries, degradation), protocol)
+        asked = model(Keyframes(queries, model.preprocess), degradation)
+        result = evaluate_queries(databases, queries, rows, asked, protocol)
     else:
         same = of_databases is model and not degradation.changes
-        result = evaluate(databases, rows, protocol, None if same else model(databases, degradation))
+        result = evaluate(databases, rows, protocol, None if same else model(keyframes, degradation))
     print(table(result))
     if known := sorted(trained_on(args.model) & {session.name for session in (*databases, *queries)}):
         print(
@@ -102,15 +103,12 @@ class Describer:
         network, config = load_run(run)
         return cls(network.to(fastest_device()), preprocess_of(config))
 
-    def __call__(
-        self, sessions: Sequence[Session], degradation: Degradation | None = None
-    ) -> list[NDArray[np.float32]]:
+    def __call__(self, keyframes: Keyframes, degradation: Degradation | None = None) -> list[NDArray[np.float32]]:
         """Descriptors of each session, (N_i, C); of degraded images where that changes them."""
-        keyframes = Keyframes(sessions, self.preprocess)
+        seen = keyframes.seen_by(self.preprocess)
         changes = degradation if degradation is not None and degradation.changes else None
-        return split_by_session(
-            keyframes, describe(self.network, keyframes, self.preprocess, fastest_device(), degradation=changes)
-        )
+        rows = describe(self.network, seen, self.preprocess, fastest_device(), degradation=changes)
+        return split_by_session(seen, rows)
 
 
 def taken(degradation: Degradation) -> str:

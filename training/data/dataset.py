@@ -84,6 +84,10 @@ class Keyframes:
         other.labelled = np.asarray(np.isfinite(positions).all(axis=1))
         return other
 
+    def seen_by(self, preprocess: Preprocess) -> Keyframes:
+        """The same sessions with images and labels of another size; these very keyframes where the size is theirs."""
+        return self if preprocess == self.preprocess else Keyframes(self.sessions, preprocess)
+
     @property
     def images(self) -> torch.Tensor:
         """(N, 3, H, W) uint8, resized; read on first use."""

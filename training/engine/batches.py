@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,7 +133,7 @@ def gathered(batch: Batch) -> tuple[Batch, Ints]:
 
 def loss_terms(
     batch: Batch, student: Answers, teacher: Answers | None, train: Keyframes, task: TaskLoss,
-    teaching: Teaching | None, config: TrainConfig, progress: float, parts: Mapping[str, slice],
+    teaching: Teaching | None, config: TrainConfig, progress: float,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """The weighted terms of the loss, scalars by name; their sum is the loss.
 
@@ -146,7 +146,6 @@ def loss_terms(
         teaching: the distillation, for the whole batch; None without a teacher.
         config: its ``pairing``.
         progress: of the training, in [0, 1).
-        parts: of the student's descriptor (``EmbeddingModel.parts``).
     """
     device = student.descriptors.device
     places = batch.indices[: batch.labelled]
@@ -155,7 +154,7 @@ def loss_terms(
         for mask in place_masks(train.positions[places], train.yaws[places], train.region_of[places], config.pairing)
     )
     labelled = student.descriptors[: batch.labelled]
-    terms = task.terms(labelled, parts, positive, negative, progress)
+    terms = task.terms(labelled, positive, negative, progress)
     if teaching is not None:
         if teacher is None:
             assert teaching.descriptors is not None

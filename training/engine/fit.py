@@ -79,7 +79,7 @@ def fit(
         live.model.to(fabric.device)
     compares_maps = teaching is not None and teaching.method.needs_maps
     batches = draw_batches(train, config, learning.rng, teaching)
-    task = task_loss(config.task)
+    task = task_loss(config.task, model.parts)
 
     model.train()
     with tqdm(
@@ -96,7 +96,7 @@ def fit(
             student = own_answers.gathered(rows)
             teacher = None if live is None else live.answers(frames, fabric.device, compares_maps).gathered(rows)
             progress = learning.step / config.steps
-            terms = loss_terms(batch, student, teacher, train, task, teaching, config, progress, model.parts)
+            terms = loss_terms(batch, student, teacher, train, task, teaching, config, progress)
             if learning.decoder is not None:
                 # Of this process's own images: the mean over processes is that of the gradients.
                 assert seen.labels is not None

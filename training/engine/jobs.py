@@ -160,9 +160,8 @@ class _TeacherData:
 
     @classmethod
     def of(cls, run: Path, model: EmbeddingModel, config: TrainConfig, keyframes: Keyframes) -> _TeacherData:
-        preprocess = preprocess_of(config)
-        if (model.uses_images or model.uses_labels) and preprocess != keyframes.preprocess:
-            keyframes = Keyframes(keyframes.sessions, preprocess)
+        if model.uses_images or model.uses_labels:
+            keyframes = keyframes.seen_by(preprocess_of(config))
         return cls(run, model, config, keyframes)
 
     def descriptors(self, device: torch.device) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
@@ -32,10 +33,23 @@ def batch_hard_triplets(distance: torch.Tensor, positive: torch.Tensor, negative
     Returns:
         Anchors, positives, negatives: (T,) int64 each.
     """
-    anchors = torch.nonzero(positive.any(dim=1) & negative.any(dim=1)).squeeze(1)
+    anchors = _with_both(positive, negative)
     far = distance.masked_fill(~positive, -torch.inf)[anchors].argmax(dim=1)
-    near = distance.masked_fill(~negative, torch.inf)[anchors].argmin(dim=1)
-    return anchors, far, near
+    return anchors, far, _nearest(distance[anchors], negative[anchors])
+
+
+def nearest_triplets(distance: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
+    """The nearest positive and the nearest negative of each row that has both; otherwise as ``batch_hard_triplets``."""
+    anchors = _with_both(positive, negative)
+    return anchors, _nearest(distance[anchors], positive[anchors]), _nearest(distance[anchors], negative[anchors])
+
+
+def _with_both(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    return torch.nonzero(positive.any(dim=1) & negative.any(dim=1)).squeeze(1)
+
+
+def _nearest(distance: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
+    return distance.masked_fill(~among, torch.inf).argmin(dim=1)
 
 
 def all_triplets(positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
@@ -74,7 +88,12 @@ class TaskLoss(ABC):
         margin: where the configuration leaves it to the loss.
         p: norm of the distance between descriptors.
         normalise: compare descriptors of length one.
+
+    Attributes:
+        parts: columns of the network's descriptor by name (``EmbeddingModel.parts``), for those that are configured.
     """
+
+    parts: Mapping[str, slice] = MappingProxyType({})
 
     def __init__(self, config: TaskConfig, margin: float, p: int = 2, normalise: bool = False) -> None:
         self.config = config
@@ -105,17 +124,15 @@ class TaskLoss(ABC):
         return self.config.weight * self._unweighted(descriptors, positive, negative, progress)
 
     def terms(
-        self, descriptors: torch.Tensor, parts: Mapping[str, slice], positive: torch.Tensor, negative: torch.Tensor,
-        progress: float,
-    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
+    ) -> dict[str, torch.Tensor]:
         """The weighted losses of the descriptors, ``task``, and of their configured parts, ``task/cloud`` and so on.
 
-        Args:
-            parts: of the network (``EmbeddingModel.parts``); the others as those of a call.
+        Arguments as those of a call.
         """
         found = {"task": self(descriptors, positive, negative, progress)}
         for name, weight in self.config.parts.items():
-            part = self._unweighted(descriptors[:, parts[name]], positive, negative, progress)
+            part = self._unweighted(descriptors[:, self.parts[name]], positive, negative, progress)
             found[f"task/{name}"] = weight * part
         return found
 
@@ -163,24 +180,20 @@ class RankingTask(TaskLoss):
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config, margin=0.1, normalise=config.normalise)
 
-    def hardest(
-        self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def hardest(self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Triplets:
         """The queries with their nearest positive and nearest negative, which the loss looks at."""
         with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
-            distance = self.distance(descriptors.float())
-            anchors = torch.nonzero(positive.any(dim=1) & negative.any(dim=1)).squeeze(1)
-            nearest = [distance.masked_fill(~mask, torch.inf)[anchors].argmin(dim=1) for mask in (positive, negative)]
-            return anchors, nearest[0], nearest[1]
+            return nearest_triplets(self.distance(descriptors.float()), positive, negative)
 
     def loss(
         self, descriptors: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, progress: float
     ) -> torch.Tensor:
         """See ``TaskLoss``."""
-        queries, positives, _ = self.hardest(descriptors, positive, negative)
+        distance = self.distance(descriptors)
+        queries, positives, _ = nearest_triplets(distance.detach(), positive, negative)
         if len(queries) == 0:
             return descriptors.sum() * 0.0
-        squared = self.distance(descriptors)[queries].square()
+        squared = distance[queries].square()
         to_positive = squared.gather(1, positives[:, None])
         count = min(self.config.negatives, squared.shape[1])
         to_negatives = squared.masked_fill(~negative[queries], torch.inf).topk(count, dim=1, largest=False).values
@@ -246,6 +259,8 @@ TASKS: dict[str, Callable[[TaskConfig], TaskLoss]] = {
 }
 
 
-def task_loss(config: TaskConfig) -> TaskLoss:
-    """The configured task loss."""
-    return TASKS[config.loss](config)
+def task_loss(config: TaskConfig, parts: Mapping[str, slice] = TaskLoss.parts) -> TaskLoss:
+    """The configured task loss, of a network whose descriptor has these ``parts``."""
+    task = TASKS[config.loss](config)
+    task.parts = parts
+    return task

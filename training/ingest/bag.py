@@ -24,7 +24,7 @@ from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
 from training.ingest import livox
-from vpr_kd_ros.bag_splits import follow_on, numbered
+from vpr_kd_ros.bag_splits import Recorded, follow_on, numbered
 from vpr_kd_ros.bag_topics import TypeDefinition
 from vpr_kd_ros.errors import DataError
 from vpr_kd_ros.mcap_file import McapFile
@@ -59,15 +59,9 @@ class _FileTopic(Protocol):
     def definition(self) -> TypeDefinition: ...
 
 
-class _File(Protocol):
+class _File(Recorded, Protocol):
     @property
     def topics(self) -> Mapping[str, _FileTopic]: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def start_ns(self) -> int | None: ...
-    @property
-    def end_ns(self) -> int | None: ...
 
     def messages(
         self,

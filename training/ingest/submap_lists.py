@@ -31,7 +31,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 @dataclass(frozen=True)
 class ListedSubmaps:
-    """ListedSubmaps of a run: the name of their folder, and microseconds, as their files are named."""
+    """The submaps of a run: the name of their folder, and microseconds, as their files are named."""
 
     folder: str
     stamps: frozenset[int]
